@@ -1,0 +1,98 @@
+"""Photos as arrays: decoded and resized once per size, kept on disk, handed out memory-mapped."""
+
+import hashlib
+import json
+import os
+import zlib
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+from tqdm.auto import tqdm
+
+from catsdogs import paths
+from catsdogs.decode import RESIZING, decode
+
+
+def load_pixels(photos: list[str], contents: list[str], size: int, *, folder: Path | None = None,
+                progress: bool = True) -> np.ndarray:
+    """The pixels of `photos` as a read-only, memory-mapped uint8 array of shape (photos, size, size, 3).
+
+    `photos` are paths below `folder` (by default ``data/PetImages``) and `contents` the SHA-256 of each
+    file: together with `size` (pixels) and the way of resizing they are the cache's key. The first call
+    decodes on all cores, with a progress bar, into ``data/arrays``; later calls map that file, after
+    checking that every byte is as it was written. A cache of other photos, another size or another way
+    of resizing has another name; one that is damaged or was being written when the power went is made
+    anew.
+
+    Raises `ValueError` for a size that is no positive integer, and `catsdogs.decode.PhotoError` for a
+    photo that cannot be decoded.
+    """
+    if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or not 1 <= size <= 2048:
+        raise ValueError(f"image size {size!r}: expected a whole number of pixels from 1 to 2048")
+    folder = Path(folder or paths.photos())
+    shape = (len(photos), int(size), int(size), 3)
+    path = paths.arrays() / f"{size}px-{_key(photos, contents, size)}.npy"
+    pixels = _open(path, shape)
+    if pixels is None:
+        _write(path, folder, photos, shape, progress)
+        pixels = _open(path, shape)
+        if pixels is None:
+            raise OSError(f"{paths.shown(path)} was written and reads back differently: is the disk failing or full?")
+    return pixels
+
+
+def _key(photos, contents, size):
+    lines = [RESIZING, str(size), *(f"{photo} {content}" for photo, content in zip(photos, contents, strict=True))]
+    return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
+
+
+def _open(path, shape):
+    """The array at `path`, or None unless it is there, of this shape, and every byte is as it was written."""
+    try:
+        written = json.loads(path.with_suffix(".json").read_text())
+        pixels = np.load(path, mmap_mode="r")
+        if pixels.shape != shape or pixels.dtype != np.uint8 or _checksum(pixels) != written["crc32"]:
+            return None
+        return pixels
+    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        return None
+
+
+def _checksum(pixels):
+    # CRC-32 reads gigabytes a second and finds what a failing disk or a cut-off write does.
+    crc = 0
+    for start in range(0, len(pixels), 1024):
+        crc = zlib.crc32(np.ascontiguousarray(pixels[start:start + 1024]), crc)
+    return crc
+
+
+def _write(path, folder, photos, shape, progress):
+    path.parent.mkdir(parents=True, exist_ok=True)
+    size = shape[1]
+    for stale in path.parent.glob(f"{size}px-*"):
+        # Other photos, or photos since changed: nothing will ever ask for these again.
+        stale.unlink(missing_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
+
+        def fill(index):
+            pixels[index] = decode(folder / photos[index], size)
+
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            list(tqdm(pool.map(fill, range(len(photos))), total=len(photos), unit=" photos",
+                      desc=f"Decoding to {size}×{size}", disable=not progress, mininterval=0.5))
+        pixels.flush()
+        crc = _checksum(pixels)
+        del pixels
+        with open(partial, "rb+") as file:
+            os.fsync(file.fileno())
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+    # The checksum is written last: an array without one is never used.
+    note = path.with_suffix(".json")
+    temporary = note.with_name(f".{note.name}.{os.getpid()}.partial")
+    temporary.write_text(json.dumps({"crc32": crc, "shape": shape, "resizing": RESIZING}))
+    os.replace(temporary, note)

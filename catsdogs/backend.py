@@ -1,0 +1,67 @@
+"""What depends on Keras's backend: the device, compilation, gradients. Only here is one called by name."""
+
+import os
+
+# TensorFlow prints pages about the processor while it is imported; real errors still show.
+os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
+
+import keras  # noqa: E402 (what it prints is decided above)
+
+
+def name() -> str:
+    """The backend Keras runs on: ``"tensorflow"``, ``"jax"`` or ``"torch"``. Set by ``KERAS_BACKEND``."""
+    return keras.backend.backend()
+
+
+def gpus() -> list[str]:
+    """The names of the accelerators that the backend will use; empty on a machine without one."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        found = tf.config.list_physical_devices("GPU")
+        return [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in found]
+    if name() == "jax":
+        import jax
+
+        return [device.device_kind for device in jax.devices() if device.platform != "cpu"]
+    if name() == "torch":
+        import torch
+
+        return [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
+    return []
+
+
+def device() -> str:
+    """The device training runs on, in words: ``"NVIDIA L4"`` or ``"CPU, 8 cores"``."""
+    cores = os.cpu_count()
+    return ", ".join(gpus()) or f"CPU, {cores} core{'s' if cores != 1 else ''}"
+
+
+def jit_compile() -> bool | str:
+    """What to pass to ``model.compile(jit_compile=...)``: False where XLA makes a small CNN slower.
+
+    That is TensorFlow without a GPU. Elsewhere ``"auto"`` leaves the choice to Keras.
+    """
+    return False if name() == "tensorflow" and not gpus() else "auto"
+
+
+def gradient(function, x):
+    """The gradient of ``sum(function(x))`` with respect to the tensor `x`, which has its shape."""
+    if name() == "tensorflow":
+        import tensorflow as tf
+
+        x = tf.convert_to_tensor(x)
+        with tf.GradientTape() as tape:
+            tape.watch(x)
+            total = tf.reduce_sum(function(x))
+        return tape.gradient(total, x)
+    if name() == "jax":
+        import jax
+
+        return jax.grad(lambda value: function(value).sum())(x)
+    if name() == "torch":
+        import torch
+
+        x = x.detach().requires_grad_(True)
+        return torch.autograd.grad(function(x).sum(), x)[0]
+    raise NotImplementedError(f"gradients on the {name()} backend: use tensorflow, jax or torch")

@@ -1,0 +1,70 @@
+"""The photos of one protocol as arrays, ready for `model.fit`."""
+
+import json
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from catsdogs import arrays, check, paths, splits
+
+
+@dataclass(frozen=True)
+class Photos:
+    """Some photos in memory.
+
+    ``images``: uint8, shape (photos, size, size, 3), RGB, 0 to 255. ``labels``: uint8, shape (photos,),
+    0 for a cat and 1 for a dog. ``names``: paths below ``data/PetImages``, such as ``Cat/17.jpg``.
+    """
+
+    images: np.ndarray
+    labels: np.ndarray
+    names: list[str]
+
+    def __len__(self):
+        return len(self.labels)
+
+
+def load(protocol: str = "full", image_size: int = 64, *, progress: bool = True) -> tuple[Photos, Photos]:
+    """The training and the validation photos of `protocol` (see `catsdogs.splits`), `image_size` pixels a side.
+
+    Checks, splits and decodes the photos where that has not been done before.
+    """
+    rows = splits.prepare(protocol, progress=progress)
+    return tuple(_load(rows, split, image_size, progress) for split in ("train", "val"))
+
+
+def load_test(protocol: str = "full", image_size: int = 64, *, progress: bool = True) -> Photos:
+    """The test photos of `protocol`: to be looked at once, when everything has been decided."""
+    return _load(splits.prepare(protocol, progress=progress), "test", image_size, progress)
+
+
+def source() -> dict:
+    """What ``data/source.json`` says of the photos: ``source`` (``"drawn"`` for the drawn sample), ``photos``, …"""
+    try:
+        return json.loads(paths.source_file().read_text())
+    except (OSError, ValueError):
+        return {"source": "unknown"}
+
+
+def is_drawn() -> bool:
+    """Whether the photos at hand are the drawn sample, so that numbers and figures can say so."""
+    return source()["source"] == "drawn"
+
+
+def describe(protocol: str = "full") -> dict:
+    """What a run record says of the photos: source, protocol, photos per split, fingerprint of photos and split."""
+    rows = splits.prepare(protocol, progress=False)
+    return {"source": "drawn" if is_drawn() else "asirra", "protocol": protocol,
+            "photos": {split: int((rows.split == split).sum()) for split in splits.SPLITS},
+            "fingerprint": splits.fingerprint(rows)}
+
+
+def _load(rows: pd.DataFrame, split, image_size, progress) -> Photos:
+    # All good photos lie in one cache, whatever their split, so that both protocols share it.
+    table = check.check_photos(progress=False)
+    good = table[table.problem == ""]
+    pixels = arrays.load_pixels(list(good.photo), list(good.sha256), image_size, progress=progress)
+    wanted = rows[rows.split == split]
+    position = pd.Series(np.arange(len(good)), index=good.photo)
+    return Photos(pixels[position[wanted.photo]], wanted.label.to_numpy(np.uint8), list(wanted.photo))

@@ -1,0 +1,44 @@
+"""Grad-CAM: which parts of a photo spoke for the answer."""
+
+import keras
+import numpy as np
+from keras import ops
+
+from catsdogs import backend
+
+
+def gradcam(model: keras.Model, images: np.ndarray) -> np.ndarray:
+    """Where `model` looked: for each of `images`, a map of shape (height, width), 0 to 1.
+
+    `images` are (photos, height, width, 3), 0 to 255, as the model takes them; `model` is a
+    `keras.Sequential` that ends in one sigmoid unit. The maps are those of the last convolution: each of
+    its channels is weighted with the mean gradient of the answer's logit, for "dog" where the model says
+    dog and for "cat" where it says cat; what speaks for the answer is kept, and scaled so that the
+    strongest part of a photo is 1.
+
+    Formula: Selvaraju et al. (2017), "Grad-CAM", equations 1 and 2.
+
+    Raises `ValueError` for a model without a convolution.
+    """
+    layers = list(model.layers)
+    convolutions = [i for i, layer in enumerate(layers)
+                    if isinstance(layer, (keras.layers.Conv2D, keras.layers.SeparableConv2D, keras.layers.DepthwiseConv2D))]
+    if not convolutions:
+        raise ValueError(f"model {model.name!r} has no convolution, which Grad-CAM needs")
+    # The map is taken after the normalization and activation that belong to the last convolution.
+    cut = convolutions[-1] + 1
+    while isinstance(layers[cut], (keras.layers.BatchNormalization, keras.layers.Activation, keras.layers.ReLU)):
+        cut += 1
+    to_features = keras.Model(model.inputs, layers[cut - 1].output)
+    to_last = keras.Sequential([keras.Input(layers[cut - 1].output.shape[1:]), *layers[cut:-1]])
+
+    def logit(features):
+        # The logit, not the probability: its gradient does not vanish where the model is sure.
+        value = ops.matmul(to_last(features, training=False), layers[-1].kernel) + layers[-1].bias
+        return value * ops.stop_gradient(ops.sign(value))
+
+    features = ops.stop_gradient(to_features(ops.convert_to_tensor(images, "float32"), training=False))
+    weights = ops.mean(backend.gradient(logit, features), axis=(1, 2), keepdims=True)
+    maps = ops.relu(ops.sum(weights * features, axis=-1, keepdims=True))
+    maps = ops.convert_to_numpy(ops.image.resize(maps, images.shape[1:3], interpolation="bilinear"))[..., 0]
+    return maps / np.maximum(maps.max((1, 2), keepdims=True), 1e-9)
