@@ -2,10 +2,7 @@
 
 import os
 
-# TensorFlow prints pages about the processor while it is imported; real errors still show.
-os.environ.setdefault("TF_CPP_MIN_LOG_LEVEL", "2")
-
-import keras  # noqa: E402 (what it prints is decided above)
+import keras
 
 
 def name() -> str:

@@ -21,8 +21,13 @@ def _styled(function):
     """Draw with the style of this module and leave the reader's own settings as they are."""
     @functools.wraps(function)
     def draw(*arguments, **options):
-        with plt.rc_context(_STYLE):
+        # Not plt.rc_context: it would also take back that the notebook's backend shows figures by itself.
+        before = {key: plt.rcParams[key] for key in _STYLE}
+        plt.rcParams.update(_STYLE)
+        try:
             return function(*arguments, **options)
+        finally:
+            plt.rcParams.update(before)
     return draw
 
 

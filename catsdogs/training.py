@@ -63,11 +63,12 @@ class Checkpoint(keras.callbacks.Callback):
 
     Interrupting (the notebook's stop button, Ctrl-C) ends the run after the epoch it is in; a second time
     ends it at once. Either way, training again with the same `key` goes on. The best epoch is the one
-    of lowest validation loss.
+    of lowest validation loss; with ``keep="last"`` the run ends with its last epoch instead.
     """
 
-    def __init__(self, key: str, batches: Batches, *, resume: bool = True):
+    def __init__(self, key: str, batches: Batches, *, resume: bool = True, keep: str = "best"):
         super().__init__()
+        self.keep = keep
         self.path = paths.models() / "checkpoints" / f"{key}.npz"
         self.batches, self.resume = batches, resume
         self.history, self.best_epoch, self.seconds = {}, None, 0.0
@@ -97,7 +98,7 @@ class Checkpoint(keras.callbacks.Callback):
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
-        if self.best is None or logs["val_loss"] < self.history["val_loss"][self.best_epoch - 1]:
+        if self.keep == "last" or self.best is None or logs["val_loss"] < self.history["val_loss"][self.best_epoch - 1]:
             self.best, self.best_epoch = self._weights(), epoch + 1
         self.seconds = self._seconds_before + time.monotonic() - self._started
         self._write()
@@ -213,14 +214,26 @@ class LiveCurves(keras.callbacks.Callback):
     def _show(self, share):
         done = self.epoch - self.first_epoch + share
         left = (time.monotonic() - self.started) / done * (self.params["epochs"] - self.first_epoch - done)
-        self.line.update(HTML(f"Epoch {self.epoch + 1} of {self.params['epochs']}, {share:.0%} · "
-                              f"{duration(left)} left"))
+        line = f"Epoch {self.epoch + 1} of {self.params['epochs']}, {share:.0%} · {duration(left)} left"
+        self.line.update(HTML(line))
+        if terminal := os.environ.get("CATSDOGS_TERMINAL"):  # set where a terminal runs the notebooks
+            try:
+                Path(terminal).write_text(f"\r{line:<50}\r")
+            except OSError:
+                del os.environ["CATSDOGS_TERMINAL"]
 
 
 def run_key(model: keras.Model, **facts) -> str:
     """16 hexadecimal digits that name a run: equal only for the same layers and the same `facts`."""
-    config = json.dumps([model.get_config(), facts], sort_keys=True, default=str)
+    config = json.dumps([model.input_shape, _configs(model), facts], sort_keys=True, default=str)
     return hashlib.sha256(config.encode()).hexdigest()[:16]
+
+
+def _configs(model):
+    # Without names: Keras numbers layers on, so a model that is built again has others.
+    return [_configs(layer) if isinstance(layer, keras.Model)
+            else [type(layer).__name__, {key: value for key, value in layer.get_config().items() if key != "name"}]
+            for layer in model.layers]
 
 
 def estimate_seconds(model: keras.Model, batches: Batches, epochs: int, *, steps: int = 5) -> float:

@@ -1,0 +1,46 @@
+# run   the notebooks, top to bottom, into build/        test  the tests
+# lab   the notebooks in JupyterLab                      install  only the environment (GPU=1: with CUDA)
+
+SHELL := /bin/bash
+VENV := .venv
+BIN := $(VENV)/bin
+# The first of these that is a version TensorFlow comes for.
+PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
+	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$python; break; }; done)
+# TensorFlow's wheels with CUDA come through this extra.
+GPU_EXTRA := $(if $(GPU),"tensorflow[and-cuda]")
+
+.PHONY: run test lab install publish seeds report clean
+.DEFAULT_GOAL := run
+
+run: install
+	@$(BIN)/python -m catsdogs run
+
+test: install
+	@$(BIN)/python -m pytest
+
+lab: install
+	@$(BIN)/jupyter lab notebooks
+
+install: $(VENV)/installed
+
+$(VENV)/installed: requirements.txt .ci/constraints.txt
+	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11, 3.12 or 3.13 found: install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
+	@test -x $(BIN)/python || { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); } || \
+		{ echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
+	@echo "Installing: about 700 MB, a few minutes"
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt -c .ci/constraints.txt $(GPU_EXTRA)
+	@touch $@
+
+# For maintainers: run on all real photos and bring notebooks/, models/ and the README up to date.
+publish: install
+	@$(BIN)/python -m catsdogs publish
+
+seeds: install
+	@$(BIN)/python benchmarks/seeds_recipe.py
+
+report: install
+	@$(BIN)/python -m catsdogs report
+
+clean:
+	rm -rf build .pytest_cache

@@ -1,0 +1,94 @@
+"""The shell's door: ``python -m catsdogs run | publish | report``."""
+
+import argparse
+import os
+import subprocess
+import sys
+
+from catsdogs import paths
+
+
+def main(arguments: list[str] | None = None) -> int:
+    """Run a command; returns the exit status."""
+    parser = argparse.ArgumentParser(prog="python -m catsdogs", description="Cats and dogs: train, judge, publish.")
+    commands = parser.add_subparsers(dest="command", required=True)
+    commands.add_parser("run", help="get the photos if there are none and run all notebooks into build/")
+    commands.add_parser("publish", help="run all notebooks and write them, the model and the numbers into the project")
+    report = commands.add_parser("report", help="write the numbers in README.md and models/README.md from the run records")
+    report.add_argument("--check", action="store_true", help="only say what is out of date; exit status 1 if anything is")
+    chosen = parser.parse_args(arguments)
+    if chosen.command == "report":
+        from catsdogs import report as report_module
+
+        return report_module.main(chosen.check)
+    try:
+        return run() if chosen.command == "run" else publish()
+    except KeyboardInterrupt:
+        print("\nStopped. The same command goes on where this one was.", file=sys.stderr)
+        return 130
+
+
+def fetch() -> int:
+    """Get the photos if there are none; the drawn sample where no source can be reached. Returns the exit status."""
+    script = str(paths.PROJECT / "download_data.sh")
+    if paths.photos().exists():
+        return 0
+    status = subprocess.run([script]).returncode
+    if status == 3:
+        print("\nNo source of photos can be reached. Carrying on with the drawn sample: every figure and number of\n"
+              "this run is marked as drawn. With the real photos on disk: ./download_data.sh zip FILE\n", flush=True)
+        status = subprocess.run([script, "drawn"]).returncode
+    return status
+
+
+def run() -> int:
+    """Run all notebooks into ``build/`` and say where to look. Nothing tracked by git changes."""
+    build = paths.PROJECT / "build"
+    # The shipped model stays what it is: this run's goes beside its notebooks.
+    os.environ["CATSDOGS_MODELS"] = str(build / "models")
+    status = fetch() or _execute(build)
+    if status:
+        return status
+    from catsdogs import dataset, records
+
+    name = records.run_name("cats_vs_dogs")
+    accuracy = records.read(name)["metrics"]["test"]["accuracy"]
+    print(f"\nLook at {paths.shown(build)}/03_read_the_results.html first; the notebooks and the model are beside it."
+          f"\nTest accuracy: {accuracy['value']:.1%} (95% interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
+          + (" -- on the DRAWN sample, which says nothing about photos" if dataset.is_drawn() else ""))
+    return 0
+
+
+def publish() -> int:
+    """Run all notebooks on real photos and write them back without photos, with the model and all numbers."""
+    from catsdogs import dataset, notebooks, report as report_module
+
+    if dataset.is_drawn() or not paths.photos().exists():
+        print("Publishing needs the real photos: ./download_data.sh first.", file=sys.stderr)
+        return 1
+    build = paths.PROJECT / "build" / "published"
+    status = _execute(build)
+    if status == 0:
+        for notebook in notebooks.all_notebooks():
+            notebooks.publish(build / notebook.name, notebook)
+        status = report_module.main(check=False)
+    return status
+
+
+def _execute(folder):
+    from papermill import PapermillExecutionError
+
+    from catsdogs import notebooks
+
+    for notebook in notebooks.all_notebooks():
+        try:
+            notebooks.run(notebook, folder)
+        except PapermillExecutionError as error:
+            print(f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                  f"What ran until then is in {paths.shown(folder / notebook.name)}.", file=sys.stderr)
+            return 1
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

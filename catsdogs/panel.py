@@ -1,0 +1,67 @@
+"""A panel in the notebook: change hyperparameters, press Train, see the new curves over the earlier ones."""
+
+from collections.abc import Callable
+
+import ipywidgets as widgets
+from IPython.display import clear_output, display
+
+from catsdogs import plots
+from catsdogs.augment import STRENGTHS
+
+
+def training_panel(train: Callable[[dict], dict], hyperparameters: dict, history: dict | None = None) -> widgets.Widget:
+    """A widget with a field for each hyperparameter that can be changed without loading photos anew.
+
+    `train` takes a dictionary of all hyperparameters and returns the history of the run, as Keras keeps
+    it. `hyperparameters` are the values to begin with; `history` is a run to compare with, if there is
+    one. Nothing is trained until Train is pressed.
+    """
+    fields = {
+        "EPOCHS": widgets.BoundedIntText(min=1, max=500),
+        "BATCH_SIZE": widgets.Dropdown(options=[16, 32, 64, 128, 256]),
+        "LEARNING_RATE": widgets.FloatLogSlider(min=-5, max=-1, step=0.1, readout_format=".1e"),
+        "DENSE_UNITS": widgets.BoundedIntText(min=1, max=4096),
+        "DROPOUT": widgets.FloatSlider(min=0, max=0.9, step=0.05),
+        "AUGMENT": widgets.Dropdown(options=list(STRENGTHS)),
+    }
+    for name, field in fields.items():
+        if isinstance(field, widgets.Dropdown) and hyperparameters[name] not in field.options:
+            field.options = [hyperparameters[name], *field.options]
+        field.value = hyperparameters[name]
+        field.description = name.lower().replace("_", " ")
+        field.style.description_width = "8em"
+    filters = [widgets.BoundedIntText(min=1, max=1024, value=value, description=f"filters {index}",
+                                      style={"description_width": "8em"})
+               for index, value in enumerate(hyperparameters["FILTERS"], 1)]
+    button = widgets.Button(description="Train", button_style="primary", icon="play")
+    live, compared = widgets.Output(), widgets.Output()
+    runs = {"the run above": history} if history else {}
+
+    def on_click(_):
+        chosen = {**hyperparameters, **{name: field.value for name, field in fields.items()},
+                  "FILTERS": tuple(field.value for field in filters)}
+        button.disabled = True
+        try:
+            with live:
+                clear_output()
+                found = train(chosen)
+            with compared:
+                clear_output(wait=True)
+                figure = plots.curves(found, others=runs)
+                display(figure)
+                plots.close(figure)
+            runs[_label(chosen, hyperparameters, len(runs))] = found
+        except (ValueError, KeyboardInterrupt) as error:
+            with live:
+                print(f"Not trained: {error or 'interrupted'}")
+        finally:
+            button.disabled = False
+
+    button.on_click(on_click)
+    controls = widgets.GridBox([*fields.values(), *filters], layout={"grid_template_columns": "repeat(2, 24em)"})
+    return widgets.VBox([controls, button, live, compared])
+
+
+def _label(chosen, hyperparameters, number):
+    changed = [f"{name.lower()} {value}" for name, value in chosen.items() if value != hyperparameters[name]]
+    return f"run {number + 1}: {', '.join(changed) or 'the same again'}"

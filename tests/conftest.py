@@ -1,0 +1,45 @@
+"""What the tests share: photos that are drawn once, and folders that are not the project's own."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+os.environ.setdefault("MPLBACKEND", "agg")
+
+import pytest
+
+from catsdogs import paths
+
+PER_CLASS = 60
+
+
+@pytest.fixture(scope="session")
+def drawn_data(tmp_path_factory) -> Path:
+    """A data folder with a small drawn sample, made as a user would make it. Not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("drawn")
+    subprocess.run([paths.PROJECT / "download_data.sh", "drawn"], check=True, capture_output=True,
+                   env=os.environ | {"CATSDOGS_DATA": str(folder), "CATSDOGS_DRAWN": str(PER_CLASS),
+                                     # Without a .venv, the Python that runs the tests draws.
+                                     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
+    return folder
+
+
+@pytest.fixture
+def drawn(drawn_data, tmp_path, monkeypatch) -> Path:
+    """The drawn sample as the project's photos, and an empty folder for models, for one test."""
+    monkeypatch.setenv("CATSDOGS_DATA", str(drawn_data))
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "models"))
+    return drawn_data
+
+
+@pytest.fixture
+def empty(tmp_path, monkeypatch) -> Path:
+    """An empty data folder as the project's, which says that its photos are real ones."""
+    monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "data"))
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "models"))
+    for name in ("Cat", "Dog"):
+        (tmp_path / "data" / "PetImages" / name).mkdir(parents=True)
+    paths.source_file().write_text(json.dumps({"source": "zip"}))
+    return tmp_path / "data"

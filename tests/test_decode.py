@@ -1,0 +1,159 @@
+"""Every kind of file a camera, a website or an accident produces."""
+
+import io
+import struct
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image, ImageCms
+
+from catsdogs import decode
+from catsdogs.decode import PhotoError, read_image
+
+
+def picture(width=120, height=80):
+    """A smooth picture, red to the right, green downwards, so that orientation and colour can be told."""
+    x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
+    return Image.fromarray(np.stack([x, y, np.full_like(x, 60)], -1).astype(np.uint8))
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def without_jfif(content):
+    """The same JPEG without its APP0 segment, as hundreds of the archive's photos are."""
+    assert content[2:4] == b"\xff\xe0"
+    length = struct.unpack(">H", content[4:6])[0]
+    return content[:2] + content[4 + length:]
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP"])
+def test_every_format_gives_the_same_pixels(kind):
+    found = decode.decode(encoded(picture(), kind), 32)
+    assert found.shape == (32, 32, 3) and found.dtype == np.uint8
+    expected = np.asarray(picture().resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
+    # GIF has 256 colours; the others are within what JPEG's compression does.
+    assert abs(found - expected).mean() < (14 if kind == "GIF" else 3)
+
+
+def test_a_jpeg_without_jfif_header_is_a_good_photo():
+    content = encoded(picture(), "JPEG")
+    assert np.array_equal(decode.decode(without_jfif(content), 32), decode.decode(content, 32))
+
+
+def test_trailing_bytes_do_no_harm():
+    content = encoded(picture(), "JPEG")
+    assert np.array_equal(decode.decode(content + b"\0" * 500, 32), decode.decode(content, 32))
+
+
+def test_cmyk_comes_out_in_its_colours():
+    content = encoded(picture().convert("CMYK"), "JPEG", quality=95)
+    assert abs(decode.decode(content, 32).astype(int) - decode.decode(encoded(picture(), "PNG"), 32)).mean() < 6
+
+
+def test_greyscale_has_three_equal_channels():
+    found = decode.decode(encoded(picture().convert("L"), "JPEG"), 32)
+    assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(found[..., 0], found[..., 2])
+    assert found.std() > 20
+
+
+def test_palette():
+    content = encoded(picture().quantize(64), "PNG")
+    assert abs(decode.decode(content, 32).astype(int) - decode.decode(encoded(picture(), "PNG"), 32)).mean() < 16
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped():
+    grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    found = decode.decode(encoded(Image.fromarray(grey), "PNG"), 64)
+    assert abs(found[..., 0].astype(int) - (grey >> 8)).max() <= 1
+    assert np.median(found) < 140  # clipped, all but the first 256 levels would be 255
+
+
+def test_transparency_is_laid_on_white():
+    clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
+    assert (decode.decode(encoded(clear, "PNG"), 8) == 255).all()
+
+
+def test_animation_gives_its_first_frame():
+    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
+    assert tuple(decode.decode(content, 4)[0, 0]) == (255, 0, 0) or decode.decode(content, 4)[0, 0, 0] > 250
+
+
+@pytest.mark.parametrize("orientation, turned", [
+    (1, lambda a: a), (2, lambda a: a[:, ::-1]), (3, lambda a: np.rot90(a, 2)), (4, lambda a: a[::-1]),
+    (5, lambda a: a.transpose(1, 0, 2)), (6, lambda a: np.rot90(a, -1)),
+    (7, lambda a: np.rot90(a, 2).transpose(1, 0, 2)), (8, lambda a: np.rot90(a, 1)),
+])
+def test_exif_orientation_is_applied(orientation, turned):
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    found = np.asarray(read_image(encoded(picture(), "JPEG", exif=exif, quality=95)))
+    expected = turned(np.asarray(read_image(encoded(picture(), "JPEG", quality=95))))
+    assert found.shape == expected.shape and abs(found.astype(int) - expected).max() <= 2
+    # Shrinking while decoding happens before the photo is turned.
+    assert decode.decode(encoded(picture(), "JPEG", exif=exif), 16).shape == (16, 16, 3)
+
+
+def test_shrinking_while_decoding_changes_little():
+    big = picture(800, 600)
+    quick = decode.decode(encoded(big, "JPEG", quality=95), 64).astype(int)
+    slow = np.asarray(big.resize((64, 64), Image.Resampling.BILINEAR)).astype(int)
+    assert abs(quick - slow).mean() < 2
+
+
+@pytest.mark.parametrize("content, reason", [
+    (b"", "empty"),
+    (b"<html><body>404</body></html>", "no image"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no image"),
+    (b"PK\x03\x04" + b"\0" * 100, "no image"),
+    (b"\xff\xd8\xff\xe0", "no image"),
+])
+def test_what_is_no_photo_says_why(content, reason):
+    with pytest.raises(PhotoError, match=reason):
+        decode.decode(content, 32)
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "WEBP", "BMP", "TIFF"])
+@pytest.mark.parametrize("share", [0.3, 0.7, 0.95])
+def test_a_truncated_file_is_refused(kind, share):
+    noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8))
+    content = encoded(noise, kind)
+    with pytest.raises(PhotoError):
+        decode.decode(content[:int(len(content) * share)], 32)
+
+
+def test_a_bomb_is_refused_before_it_is_decoded():
+    # A PNG of a few bytes that says it is 30,000 by 30,000 pixels.
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
+    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    with pytest.raises(PhotoError, match="million"):
+        decode.decode(bomb, 32)
+
+
+def test_missing_files_and_folders(tmp_path):
+    with pytest.raises(PhotoError, match="no such file"):
+        decode.decode(tmp_path / "none.jpg", 32)
+    with pytest.raises(PhotoError, match="folder"):
+        decode.decode(tmp_path, 32)
+
+
+def test_paths_bytes_and_files_give_the_same(tmp_path):
+    content = encoded(picture(), "JPEG")
+    (tmp_path / "a.jpg").write_bytes(content)
+    with open(tmp_path / "a.jpg", "rb") as file:
+        from_file = decode.decode(file, 24)
+    assert np.array_equal(from_file, decode.decode(content, 24))
+    assert np.array_equal(from_file, decode.decode(str(tmp_path / "a.jpg"), 24))
+
+
+def test_a_colour_profile_does_not_get_in_the_way():
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    assert decode.decode(encoded(picture(), "JPEG", icc_profile=profile), 32).shape == (32, 32, 3)

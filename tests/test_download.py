@@ -1,0 +1,856 @@
+"""download_data.sh and catsdogs/archive.py: from each source, and from each way it can go wrong."""
+
+import contextlib
+import hashlib
+import http.server
+import io
+import json
+import os
+import random
+import resource
+import shutil
+import signal
+import socket
+import stat
+import subprocess
+import sys
+import threading
+import time
+import zipfile
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+from PIL import Image
+
+from catsdogs import archive, paths
+
+SCRIPT = paths.PROJECT / "download_data.sh"
+TOKEN = "KGAT_0123456789abcdef"
+NUMBERS = range(0, 6)
+
+
+def jpeg(seed: int) -> bytes:
+    """A small JPEG of noise."""
+    stream = io.BytesIO()
+    Image.frombytes("RGB", (24, 24), random.Random(seed).randbytes(24 * 24 * 3)).save(stream, "JPEG")
+    return stream.getvalue()
+
+
+CATS = {n: jpeg(n) for n in NUMBERS}
+DOGS = {n: jpeg(100 + n) for n in NUMBERS}
+UNLABELLED = {n: jpeg(200 + n) for n in range(1, 4)}
+MICROSOFT = {**{f"PetImages/Cat/{n}.jpg": b for n, b in CATS.items()},
+             **{f"PetImages/Dog/{n}.jpg": b for n, b in DOGS.items()},
+             "PetImages/": b"", "PetImages/Cat/Thumbs.db": b"thumbs", "readme[1].txt": b"read me"}
+TRAIN = {"train/": b"", **{f"train/cat.{n}.jpg": b for n, b in CATS.items()},
+         **{f"train/dog.{n}.jpg": b for n, b in DOGS.items()}}
+
+
+def zipped(members) -> bytes:
+    """A zip of {name or ZipInfo: content}, or of a list of such pairs."""
+    stream = io.BytesIO()
+    with zipfile.ZipFile(stream, "w") as out:
+        for name, content in members.items() if isinstance(members, dict) else members:
+            out.writestr(name, content, zipfile.ZIP_DEFLATED if len(content) > 10**6 else zipfile.ZIP_STORED)
+    return stream.getvalue()
+
+
+def kaggle_zip(test: str) -> bytes:
+    """As Kaggle packs a competition: archives in an archive. ``test`` is test1 (2013) or test (2016)."""
+    unlabelled = zipped({f"{test}/{n}.jpg": b for n, b in UNLABELLED.items()})
+    return zipped({"sampleSubmission.csv": b"id", f"{test}.zip": unlabelled, "train.zip": zipped(TRAIN)})
+
+
+@pytest.fixture
+def data(tmp_path, monkeypatch) -> Path:
+    """An empty data folder, for the script and for this process."""
+    monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "data"))
+    return tmp_path / "data"
+
+
+def start(data, *arguments, cwd=None, command=("bash",), preexec_fn=None, **environment) -> subprocess.Popen:
+    """Starts the script in its own process group, with none of the caller's credentials or proxies."""
+    unwanted = ("kaggle", "catsdogs", "xdg", "http_", "https_", "all_")
+    inherited = {name: value for name, value in os.environ.items() if not name.lower().startswith(unwanted)}
+    (data.parent / "home").mkdir(exist_ok=True)
+    return subprocess.Popen(
+        [*command, str(SCRIPT), *map(str, arguments)], cwd=cwd, text=True, start_new_session=True,
+        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, preexec_fn=preexec_fn,
+        env={**inherited, "HOME": str(data.parent / "home"), "CATSDOGS_DATA": str(data), "no_proxy": "*",
+             "CATSDOGS_PAUSE": "0.1", "CATSDOGS_TRIES": "3", **environment})
+
+
+def download(data: Path, *arguments, **options) -> subprocess.CompletedProcess:
+    """Runs the script to its end. Whatever happens, no traceback and nothing half-made may be seen."""
+    process = start(data, *arguments, **options)
+    out, err = process.communicate(timeout=50)
+    assert "Traceback" not in out + err
+    assert not (data / ".unpacking").exists() and not (data / ".unpacked").exists()
+    if process.returncode:
+        assert err.strip(), "a failure must be explained"
+    return subprocess.CompletedProcess(arguments, process.returncode, out, err)
+
+
+def contents(folder: Path) -> dict:
+    """{number: bytes} of the photos in a folder."""
+    return {int(photo.stem): photo.read_bytes() for photo in folder.iterdir()}
+
+
+def assert_real(data: Path, source: str) -> dict:
+    """All photos of the test archives are there, and nothing else; returns source.json."""
+    assert sorted(os.listdir(data / "PetImages")) == ["Cat", "Dog"]
+    assert contents(data / "PetImages/Cat") == CATS and contents(data / "PetImages/Dog") == DOGS
+    record = json.loads((data / "source.json").read_text())
+    assert record["source"] == source and record["photos"] == {"Cat": len(CATS), "Dog": len(DOGS)}
+    assert record["finished"].endswith("+00:00")
+    assert not (data / "downloads").exists(), "archives are kept only while incomplete"
+    return record
+
+
+def assert_nothing(data: Path):
+    """No photos, whole or half-made."""
+    assert set(os.listdir(data)) <= {".lock", "downloads"}
+
+
+def write_zip(data: Path, content: bytes, name="photos.zip") -> Path:
+    file = data.parent / name
+    file.write_bytes(content)
+    return file
+
+
+def put_photos(data: Path, cats=range(1, 4), dogs=range(1, 4)):
+    """Other photos than those in the archives, as a user might have put them there."""
+    for folder, numbers in (("Cat", cats), ("Dog", dogs)):
+        (data / "PetImages" / folder).mkdir(parents=True, exist_ok=True)
+        for n in numbers:
+            (data / "PetImages" / folder / f"{n}.jpg").write_bytes(f"{folder} {n}".encode())
+
+
+def put_drawn(data: Path):
+    """Photos that pass for drawn ones."""
+    put_photos(data)
+    record = {"source": "drawn", "photos": {"Cat": 3, "Dog": 3}, "sha256": archive.digest(data / "PetImages")}
+    archive.write_record(data / "source.json", record)
+
+
+# --- microsoft: a server that answers as the real one, well and badly --------------------------
+
+
+class Server(http.server.ThreadingHTTPServer):
+    """Serves ``archive``; ``answers`` says how, one word a request; then as a good server would."""
+
+    daemon_threads = True
+
+    def __init__(self, content: bytes):
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.content, self.answers, self.ranges, self.release = content, [], [], threading.Event()
+        self.url = f"http://127.0.0.1:{self.server_port}/cats.zip"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    """One request; the words of ``Server.answers`` are explained here."""
+
+    protocol_version = "HTTP/1.1"
+
+    def log_message(self, *_):
+        pass
+
+    def do_GET(self):
+        server, span = self.server, self.headers.get("Range")
+        server.ranges.append(span)
+        answer = server.answers.pop(0) if server.answers else "good"
+        content, status, extra = server.content, 200, {}
+        first = int(span[len("bytes="):-1]) if span and answer != "no ranges" else 0
+        if isinstance(answer, int):  # an error status
+            status, content = answer, b"<html>error</html>"
+        elif answer == "web page":  # 200, but of something else, as from a hotel's login page
+            content = b"<!DOCTYPE html><html>Log in</html>"
+        elif answer == "truncated":  # whole as far as HTTP can tell
+            content = content[:-500]
+        elif first >= len(content):
+            status, content, extra = 416, b"", {"Content-Range": f"bytes */{len(content)}"}
+        elif first:
+            status, extra = 206, {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}
+            content = content[first:]
+        self.send_response(status)
+        for name, value in {"Content-Length": len(content), **extra}.items():
+            self.send_header(name, str(value))
+        self.end_headers()
+        if answer in ("drop", "hang"):  # half of it, then the connection is lost, or nothing more comes
+            content = content[:len(content) // 2]
+            self.close_connection = True
+        with contextlib.suppress(OSError):
+            self.wfile.write(content)
+            self.wfile.flush()
+            if answer == "hang":
+                server.release.wait(30)
+
+
+@pytest.fixture
+def server():
+    """A running ``Server`` of Microsoft's layout."""
+    served = Server(zipped(MICROSOFT))
+    threading.Thread(target=served.serve_forever, args=(0.05,), daemon=True).start()
+    yield served
+    served.release.set()
+    served.shutdown()
+    served.server_close()
+
+
+def part(data: Path) -> Path:
+    """The incomplete download."""
+    [found] = (data / "downloads").glob("*.part")
+    return found
+
+
+def test_microsoft(data, server):
+    done = download(data, CATSDOGS_URL=server.url)
+    assert done.returncode == 0, done.stderr
+    record = assert_real(data, "microsoft")
+    assert record["bytes"] == len(server.content) and record["archive"].endswith("cats.zip")
+    assert record["sha256"] == hashlib.sha256(server.content).hexdigest() and record["unlabelled"] == 0
+    assert "\r" not in done.stderr, "no progress bar without a terminal"
+
+    before = time.monotonic()
+    again = download(data, CATSDOGS_URL=server.url)
+    assert again.returncode == 0 and "6 cats and 6 dogs" in again.stdout and server.ranges == [None]
+    assert time.monotonic() - before < 2
+
+
+def test_dropped_connection_is_resumed(data, server):
+    server.answers = ["drop", "drop"]
+    assert download(data, CATSDOGS_URL=server.url).returncode == 0
+    assert_real(data, "microsoft")
+    half = len(server.content) // 2
+    assert server.ranges == [None, f"bytes={half}-", f"bytes={half + (len(server.content) - half) // 2}-"]
+
+
+def test_lost_network_keeps_what_came(data, server):
+    server.answers = ["drop"]
+    lost = download(data, CATSDOGS_URL=server.url, CATSDOGS_TRIES="1")
+    assert lost.returncode == 1 and "Run this again" in lost.stderr
+    assert part(data).read_bytes() == server.content[:len(server.content) // 2]
+    assert download(data, CATSDOGS_URL=server.url).returncode == 0
+    assert server.ranges[1] == f"bytes={len(server.content) // 2}-"
+    assert_real(data, "microsoft")
+
+
+def test_range_ignored(data, server):
+    server.answers = ["drop", "no ranges", "no ranges"]
+    assert download(data, CATSDOGS_URL=server.url).returncode == 0
+    assert_real(data, "microsoft")
+
+
+@pytest.mark.parametrize("stale", [False, True])
+def test_416(data, server, stale):
+    server.answers = ["drop"]
+    download(data, CATSDOGS_URL=server.url, CATSDOGS_TRIES="1")
+    part(data).write_bytes(b"x" * 2 * len(server.content) if stale else server.content)
+    assert download(data, CATSDOGS_URL=server.url).returncode == 0
+    assert_real(data, "microsoft")
+    assert len(server.ranges) == 2 + stale, "a complete part is not fetched again, a stale one is"
+
+
+def test_leftover_of_another_file(data, server):
+    server.answers = ["drop"]
+    download(data, CATSDOGS_URL=server.url, CATSDOGS_TRIES="1")
+    part(data).write_bytes(b"x" * (len(server.content) - 100))  # resumes well, and is no zip
+    assert download(data, CATSDOGS_URL=server.url).returncode == 0
+    assert_real(data, "microsoft")
+
+
+@pytest.mark.parametrize("status", [401, 403, 404, 410])
+def test_address_gone(data, server, status):
+    server.answers = [status] * 5
+    gone = download(data, CATSDOGS_URL=server.url)
+    assert gone.returncode == 3 and len(server.ranges) == 1
+    for word in (str(status), "CATSDOGS_URL", "kaggle", "zip FILE", "drawn"):
+        assert word in gone.stderr
+    assert_nothing(data)
+
+
+def test_server_error_is_retried(data, server):
+    server.answers = [503, 500]
+    assert download(data, CATSDOGS_URL=server.url).returncode == 0
+    assert_real(data, "microsoft")
+    server.answers = [503] * 9
+    shutil.rmtree(data)
+    assert download(data, CATSDOGS_URL=server.url).returncode == 3 and len(server.answers) == 6
+
+
+@pytest.mark.parametrize("answer, found", [("web page", "is a web page"), ("truncated", "is cut short")])
+def test_wrong_file(data, server, answer, found):
+    server.answers = [answer]
+    wrong = download(data, CATSDOGS_URL=server.url)
+    assert wrong.returncode == 1 and found in wrong.stderr
+    assert_nothing(data)
+    assert download(data, CATSDOGS_URL=server.url).returncode == 0
+    assert_real(data, "microsoft")
+
+
+def test_damaged_download_is_removed(data, server):
+    good, server.content = server.content, server.content.replace(CATS[3], CATS[3][:-1] + b"?")
+    damaged = download(data, CATSDOGS_URL=server.url)
+    assert damaged.returncode == 1 and "Cat/3.jpg" in damaged.stderr and "run this again" in damaged.stderr
+    assert_nothing(data)
+    server.content = good
+    assert download(data, CATSDOGS_URL=server.url).returncode == 0
+    assert_real(data, "microsoft")
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/cats.zip", "http://nowhere.invalid/cats.zip"])
+def test_no_network(data, url):
+    before = time.monotonic()
+    lost = download(data, CATSDOGS_URL=url, CATSDOGS_PAUSE="60")
+    assert lost.returncode == 3 and "Cannot reach" in lost.stderr and "drawn" in lost.stderr
+    assert time.monotonic() - before < 12
+    assert_nothing(data)
+
+
+def test_silent_network(data):
+    """An address that drops every packet: a queue of connections that nobody accepts fills up."""
+    with contextlib.ExitStack() as stack:
+        silent = stack.enter_context(socket.create_server(("127.0.0.1", 0), backlog=0))
+        for _ in range(4):
+            queued = stack.enter_context(socket.socket())
+            queued.setblocking(False)
+            queued.connect_ex(silent.getsockname())
+        before = time.monotonic()
+        lost = download(data, CATSDOGS_URL=f"http://127.0.0.1:{silent.getsockname()[1]}/cats.zip")
+        assert lost.returncode == 3 and "Cannot reach" in lost.stderr and time.monotonic() - before < 12
+
+
+def test_download_goes_on_after_sigterm(data, server):
+    server.answers = ["hang"]
+    running = start(data, CATSDOGS_URL=server.url)
+    wait_for(lambda: list(data.glob("downloads/*.part")) and part(data).stat().st_size)
+    running.terminate()  # the script only; it has to stop curl
+    _, err = running.communicate(timeout=10)
+    assert running.returncode == 130 and "run this again" in err
+    size = part(data).stat().st_size
+    assert download(data, CATSDOGS_URL=server.url).returncode == 0
+    assert server.ranges == [None, f"bytes={size}-"]
+    assert_real(data, "microsoft")
+
+
+def test_two_at_once(data, server):
+    server.answers = ["hang"]
+    running = start(data, CATSDOGS_URL=server.url)
+    wait_for(lambda: server.ranges)
+    second = download(data, "zip", write_zip(data, zipped(MICROSOFT)))
+    assert second.returncode == 1 and "Another run" in second.stderr and not (data / "PetImages").exists()
+    server.release.set()
+    running.communicate(timeout=20)
+    assert running.returncode == 0  # the lost connection is resumed
+    assert_real(data, "microsoft")
+
+
+def test_unknown_checksum_is_told_and_contents_decide(data):
+    # Complete, but the run was killed before it was unpacked; at the default address the checksum is known.
+    (data / "downloads").mkdir(parents=True)
+    (data / "downloads/kagglecatsanddogs_5340.zip").write_bytes(zipped(MICROSOFT))
+    done = download(data)
+    assert done.returncode == 0 and "SHA-256" in done.stderr
+    assert_real(data, "microsoft")
+
+
+def test_password_in_an_address_is_not_shown(data):
+    lost = download(data, CATSDOGS_URL="http://me:secret@127.0.0.1:9/cats.zip?sig=secret")
+    assert lost.returncode == 3 and "secret" not in lost.stdout + lost.stderr
+
+
+# --- kaggle: a stand-in for the command --------------------------------------------------------
+
+# As kaggle 2.2.4 does.
+# - kaggle/cli.py main(): a 401 prints print_auth_help() to stdout, other HTTPErrors go to stderr; exit 1.
+# - kagglesdk/kaggle_http_client.py _prepare_response(): the text of an error is the server's JSON "message"
+#   if there is one, else that of requests: "403 Client Error: Forbidden for url: ...".
+# - kaggle/api/kaggle_api_extended.py authenticate(): without valid credentials, or with a token that
+#   _introspect_token() is refused for, print_auth_help() and exit 1; the help comes twice, as `import kaggle`
+#   tries it too. Without network _introspect_token() ends in a traceback.
+# - competition_download_files() writes FOLDER/COMPETITION.zip, competition_download_file() FOLDER/FILE;
+#   download_file() keeps FILE.kaggle-partial beside an incomplete file; -q prints nothing.
+# One thing is worse than in the real one, where it takes VERBOSE: every answer shows the token.
+FAKE_KAGGLE = """#!{python}
+import os, pathlib, sys
+_, _, competition, *options = sys.argv[1:]
+if os.environ["VERBOSE"] != "false":  # the caller's "true" must not get here
+    sys.exit("verbose")
+options = dict(zip(options[::2], options[1::2]))
+answers = dict(pair.split("=") for pair in os.environ["FAKE"].split())
+answer = answers.get(competition, "404")
+print("Authorization: Bearer", os.environ.get("KAGGLE_API_TOKEN"))
+with open(os.environ["FAKE_LOG"], "a") as log:
+    print(competition, options.get("-f", "all"), file=log)
+folder = pathlib.Path(options["-p"])
+if answer == "good":
+    name = options.get("-f", competition + ".zip")
+    source = pathlib.Path(os.environ["FAKE_FILES"]) / (competition + "-" + name)
+    (folder / name).write_bytes(source.read_bytes())
+    sys.exit()
+if answer == "cancelled":
+    (folder / (competition + ".zip")).write_bytes(b"PK")
+    (folder / (competition + ".zip.kaggle-partial")).write_text("{{}}")
+    print("User cancelled operation")
+    sys.exit()
+if answer == "401":
+    for _ in range(2):
+        print("Authentication required to call the Kaggle API.\\n\\nFirst, you will need a Kaggle account.")
+elif answer == "401-json":
+    print("401 Client Error: Unauthorized for url: https://api.kaggle.com/v1/x", file=sys.stderr)
+elif answer == "403":
+    sys.stderr.write("You must accept this competition's rules before you'll be able to download files.\\n")
+elif answer == "403-plain":
+    print("403 Client Error: Forbidden for url: https://api.kaggle.com/v1/x", file=sys.stderr)
+elif answer == "404":
+    print("404 Client Error: Not Found for url: https://api.kaggle.com/v1/x", file=sys.stderr)
+elif answer == "network":
+    print("Traceback (most recent call last):\\nrequests.exceptions.ConnectionError: HTTPSConnectionPool("
+          "host='api.kaggle.com', port=443): Max retries exceeded with url: /v1/x", file=sys.stderr)
+sys.exit(1)
+"""
+FIRST, SECOND = "dogs-vs-cats", "dogs-vs-cats-redux-kernels-edition"
+
+
+def kaggle(data: Path, answers: dict, *, command=("bash",), **environment):
+    """Runs ``download_data.sh kaggle`` with a kaggle that answers so; returns the run and the requests."""
+    folder = data.parent / "bin"
+    folder.mkdir(exist_ok=True)
+    (folder / "kaggle").write_text(FAKE_KAGGLE.format(python=sys.executable))
+    (folder / "kaggle").chmod(0o755)
+    for competition, test in ((FIRST, "test1"), (SECOND, "test")):
+        (folder / f"{competition}-{competition}.zip").write_bytes(kaggle_zip(test))
+        unlabelled = zipped({f"{test}/{n}.jpg": b for n, b in UNLABELLED.items()})
+        (folder / f"{competition}-{test}.zip").write_bytes(unlabelled)
+    log = data.parent / "requests"
+    log.write_text("")
+    done = download(data, "kaggle", command=command, PATH=f"{folder}:{os.environ['PATH']}", FAKE_LOG=str(log),
+                    CATSDOGS_KAGGLE="kaggle", FAKE=" ".join(f"{c}={a}" for c, a in answers.items()),
+                    FAKE_FILES=str(folder), VERBOSE="true", **environment)
+    assert TOKEN not in done.stdout + done.stderr
+    for file in data.rglob("*"):
+        assert not file.is_file() or TOKEN.encode() not in file.read_bytes()
+    return done, log.read_text().splitlines()
+
+
+@pytest.mark.parametrize("refused", [None, "403", "403-plain"])
+def test_kaggle(data, refused):
+    """Both competitions, each in its own layout; the second is asked when the first refuses."""
+    done, requests = kaggle(data, {FIRST: refused or "good", SECOND: "good"}, KAGGLE_API_TOKEN=TOKEN)
+    assert done.returncode == 0, done.stderr
+    assert requests == [f"{FIRST} all"] + [f"{SECOND} all"] * bool(refused)
+    assert assert_real(data, "kaggle")["unlabelled"] == len(UNLABELLED)
+    assert contents(data / "test") == UNLABELLED
+    assert kaggle(data, {})[1] == [], "all is there"
+
+
+def test_kaggle_competition_can_be_chosen(data):
+    done, requests = kaggle(data, {SECOND: "good"}, CATSDOGS_COMPETITION=SECOND)
+    assert done.returncode == 0 and requests == [f"{SECOND} all"]
+
+
+def test_kaggle_adds_test_photos_to_real_ones(data):
+    assert download(data, "zip", write_zip(data, zipped(MICROSOFT))).returncode == 0
+    done, requests = kaggle(data, {FIRST: "403", SECOND: "good"})
+    assert done.returncode == 0 and requests == [f"{FIRST} test1.zip", f"{SECOND} test.zip"]
+    assert assert_real(data, "zip")["unlabelled"] == len(UNLABELLED)
+    assert contents(data / "test") == UNLABELLED
+
+
+def kaggle_json(home: Path):
+    (home / ".kaggle").mkdir(parents=True)
+    (home / ".kaggle/kaggle.json").write_text(json.dumps({"username": "me", "key": TOKEN}))
+
+
+def access_token(home: Path):
+    (home / ".kaggle").mkdir(parents=True)
+    (home / ".kaggle/access_token").write_text(TOKEN)
+
+
+@pytest.mark.parametrize("prepare, environment, place", [
+    (None, {"KAGGLE_API_TOKEN": TOKEN}, "KAGGLE_API_TOKEN"),
+    (access_token, {}, ".kaggle/access_token"),
+    (None, {"KAGGLE_USERNAME": "me", "KAGGLE_KEY": TOKEN}, "KAGGLE_USERNAME and KAGGLE_KEY"),
+    (kaggle_json, {}, ".kaggle/kaggle.json"),
+    (kaggle_json, {"KAGGLE_CONFIG_DIR": "home/.kaggle"}, ".kaggle/kaggle.json"),
+])
+@pytest.mark.parametrize("answer", ["401", "401-json"])
+def test_kaggle_refused_credentials(data, prepare, environment, place, answer):
+    if prepare:
+        prepare(data.parent / "home")
+    if "KAGGLE_CONFIG_DIR" in environment:
+        environment = {"KAGGLE_CONFIG_DIR": str(data.parent / "home/.kaggle")}
+    done, requests = kaggle(data, {FIRST: answer, SECOND: "good"}, **environment)
+    assert done.returncode == 1 and "(401)" in done.stderr and place in done.stderr
+    assert "Generate New Token" in done.stderr and requests == [f"{FIRST} all"]
+    assert_nothing(data)
+
+
+def test_kaggle_without_credentials(data):
+    done, _ = kaggle(data, {FIRST: "401"})
+    assert done.returncode == 1 and "No Kaggle credentials" in done.stderr
+    assert "Generate New Token" in done.stderr and "~/.kaggle/access_token" in done.stderr
+    assert "401" not in done.stderr
+    assert_nothing(data)
+
+
+def test_kaggle_rules_not_accepted(data):
+    done, requests = kaggle(data, {FIRST: "403", SECOND: "403"}, KAGGLE_API_TOKEN=TOKEN)
+    assert done.returncode == 1 and "(403)" in done.stderr and len(requests) == 2
+    assert f"https://www.kaggle.com/competitions/{SECOND}/rules" in done.stderr
+    assert_nothing(data)
+
+
+@pytest.mark.parametrize("answer, status, words", [
+    ("network", 3, "Cannot reach Kaggle"), ("404", 1, "(404)"), ("new", 1, "failed (exit status 1)"),
+    ("cancelled", 1, "no archive")])
+def test_kaggle_other_failures(data, answer, status, words):
+    done, _ = kaggle(data, {FIRST: answer}, KAGGLE_API_TOKEN=TOKEN)
+    assert done.returncode == status and words in done.stderr
+    assert not (data / "PetImages").exists()
+
+
+def test_token_is_not_traced(data):
+    done, _ = kaggle(data, {FIRST: "401"}, KAGGLE_API_TOKEN=TOKEN, command=("bash", "-x"))
+    assert done.returncode == 1 and "set -u" in done.stderr, "the trace was on"
+
+
+def test_kaggle_command_missing(data):
+    done = download(data, "kaggle", CATSDOGS_KAGGLE="no-such-command")
+    assert done.returncode == 1 and "make install" in done.stderr
+
+
+# --- zip: layouts, and archives nobody should unpack -------------------------------------------
+
+
+@pytest.mark.parametrize("content, unlabelled", [
+    (zipped(MICROSOFT), 0), (zipped(TRAIN), 0), (kaggle_zip("test1"), 3), (kaggle_zip("test"), 3),
+    (zipped({name.replace("/", "\\"): b for name, b in MICROSOFT.items()}), 0)])
+def test_zip_layouts(data, content, unlabelled):
+    file = write_zip(data, content)
+    done = download(data, "zip", "photos.zip", cwd=file.parent)
+    assert done.returncode == 0, done.stderr
+    assert assert_real(data, "zip")["unlabelled"] == unlabelled
+    assert (contents(data / "test") == UNLABELLED) if unlabelled else not (data / "test").exists()
+    assert file.read_bytes() == content, "an archive of the user's is left alone"
+
+
+def link(name: str) -> zipfile.ZipInfo:
+    """A member that is a symbolic link."""
+    info = zipfile.ZipInfo(name)
+    info.create_system, info.external_attr = 3, (stat.S_IFLNK | 0o777) << 16
+    return info
+
+
+def encrypted(content: bytes) -> bytes:
+    """The same zip with the flag "encrypted" set on each member."""
+    content = bytearray(content)
+    for magic, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+        at = content.find(magic)
+        while at >= 0:
+            content[at + offset] |= 1
+            at = content.find(magic, at + 4)
+    return bytes(content)
+
+
+def damaged(content: bytes) -> bytes:
+    """The same zip with one byte of Dog/2.jpg changed."""
+    return content.replace(DOGS[2], DOGS[2][:-1] + b"?")
+
+
+def twice(members: dict) -> bytes:
+    with pytest.warns(UserWarning, match="Duplicate"):
+        return zipped([*members.items(), ("PetImages/Cat/1.jpg", b"another")])
+
+
+PLAIN = list(MICROSOFT.items())
+
+
+@pytest.mark.parametrize("make, words", [
+    (lambda: zipped([*PLAIN, ("/tmp/PetImages/Cat/99.jpg", b"")]), "unsafe path"),
+    (lambda: zipped([*PLAIN, ("C:\\PetImages\\Cat\\99.jpg", b"")]), "unsafe path"),
+    (lambda: zipped([*PLAIN, ("PetImages/../../Cat/99.jpg", b"")]), "unsafe path"),
+    (lambda: zipped([*PLAIN, ("..\\Cat\\99.jpg", b"")]), "unsafe path"),
+    (lambda: zipped([*PLAIN, (link("PetImages/Cat/99.jpg"), b"/etc/passwd")]), "holds the link"),
+    (lambda: zipped({"train.zip": zipped([*TRAIN.items(), ("../cat.99.jpg", b"")])}), "unsafe path"),
+    (lambda: zipped([*PLAIN, ("PetImages/Cat/99.jpg", bytes(51 * 10**6))]), "51.0 MB; at most 50.0 MB"),
+    (lambda: damaged(zipped(MICROSOFT)), "PetImages/Dog/2.jpg in photos.zip is damaged"),
+    (lambda: damaged(kaggle_zip("test")), "train.zip in photos.zip is damaged"),
+    (lambda: zipped({"train.zip": zipped(TRAIN)[:-30]}), "train.zip in photos.zip is cut short"),
+    (lambda: zipped(MICROSOFT)[:-500], "is cut short"),
+    (lambda: zipped(MICROSOFT)[1000:], "damaged"),
+    (lambda: encrypted(zipped(MICROSOFT)), "is encrypted"),
+    (lambda: twice(MICROSOFT), "PetImages/Cat/1.jpg 2 times"),
+    (lambda: zipped([*PLAIN, ("train/cat.1.jpg", CATS[1])]), "PetImages/Cat/1.jpg 2 times"),
+    (lambda: zipped({n: b for n, b in PLAIN if "Dog" not in n}), "6 photos of cats and 0 of dogs"),
+    (lambda: zipped({f"test1/{n}.jpg": b for n, b in UNLABELLED.items()}), "0 photos of cats and 0 of dogs"),
+    (lambda: zipped({}), "0 photos of cats and 0 of dogs"),
+    (lambda: b"<html><body>Sorry</body></html>", "is a web page"),
+    (lambda: b"Rar!\x1a\x07" + bytes(1000), "is not a zip archive"),
+    (lambda: b"", "is empty"),
+])
+def test_bad_archives(data, make, words):
+    file = write_zip(data, make())
+    bad = download(data, "zip", file)
+    assert bad.returncode == 1 and words in bad.stderr, bad.stderr
+    assert len(bad.stderr.strip().splitlines()) <= 2
+    assert file.exists()
+    assert_nothing(data)
+    assert not (data.parent / "Cat").exists() and not Path("/tmp/PetImages").exists()
+
+
+@pytest.mark.parametrize("limit, value", [("MAX_NESTED", 2000), ("MAX_TOTAL", 3000)])
+def test_bombs(data, monkeypatch, limit, value):
+    """Too much of it all; with lower limits than the real ones, which no test could fill."""
+    monkeypatch.setattr(archive, limit, value)
+    archive.staging().mkdir(parents=True)
+    with pytest.raises(archive.ArchiveError, match="would unpack to .* at most"):
+        archive.unpack(write_zip(data, kaggle_zip("test")), archive.staging())
+
+
+def test_any_damage_is_a_message(data):
+    """Random damage anywhere ends in an ArchiveError, or leaves the archive readable."""
+    content, chance = zipped(MICROSOFT), random.Random(0)
+    for turn in range(150):
+        spoiled = bytearray(content)
+        for _ in range(3):
+            spoiled[chance.randrange(len(content) // 2 * (turn % 2), len(content))] = chance.randrange(256)
+        target = data / str(turn)
+        target.mkdir(parents=True)
+        with contextlib.suppress(archive.ArchiveError):
+            archive.unpack(write_zip(data, bytes(spoiled)), target)
+
+
+def test_missing_file(data, tmp_path):
+    for file in (tmp_path / "none.zip", tmp_path):
+        missing = download(data, "zip", file)
+        assert missing.returncode == 1 and str(file) in missing.stderr
+
+
+def test_empty_photos_are_kept(data):
+    file = write_zip(data, zipped({**MICROSOFT, "PetImages/Cat/666.jpg": b""}))
+    assert download(data, "zip", file).returncode == 0
+    assert (data / "PetImages/Cat/666.jpg").stat().st_size == 0
+
+
+# --- the state of data/ ------------------------------------------------------------------------
+
+
+def wait_for(condition):
+    """Waits until ``condition()`` holds, 10 seconds at most."""
+    end = time.monotonic() + 10
+    while not condition():
+        assert time.monotonic() < end, "it did not come to that"
+        time.sleep(0.005)
+
+
+def test_sigkill_while_unpacking(data):
+    members = {f"PetImages/{folder}/{n}.jpg": b"x" * 2000 for folder in ("Cat", "Dog") for n in range(6000)}
+    file = write_zip(data, zipped(members))
+    running = start(data, "zip", file)
+    wait_for(lambda: len(list(data.glob(".unpacking/PetImages/*/*.jpg"))) > 50)
+    os.killpg(running.pid, signal.SIGKILL)
+    running.communicate()
+    assert (data / ".unpacking").exists() and not (data / "PetImages").exists(), "it was killed in the middle"
+    done = download(data, "zip", file)
+    assert done.returncode == 0 and "6,000 cats and 6,000 dogs" in done.stdout
+
+
+def test_sigterm_while_unpacking(data):
+    members = {f"PetImages/{folder}/{n}.jpg": b"x" * 2000 for folder in ("Cat", "Dog") for n in range(6000)}
+    running = start(data, "zip", write_zip(data, zipped(members)))
+    wait_for(lambda: len(list(data.glob(".unpacking/PetImages/*/*.jpg"))) > 50)
+    running.terminate()
+    _, err = running.communicate(timeout=10)
+    assert running.returncode == 130 and "Stopped" in err and "Traceback" not in err
+    assert_nothing(data)
+
+
+# Unpacks, and is killed at the n-th step of putting the photos in their places.
+KILLED = """
+import os, sys
+from pathlib import Path
+from catsdogs import archive
+left = int(sys.argv[2])
+def dying(step):
+    def run(*arguments):
+        global left
+        left -= 1
+        if left < 0:
+            os._exit(9)
+        return step(*arguments)
+    return run
+os.rename, os.replace = dying(os.rename), dying(os.replace)
+archive.shutil.rmtree = dying(archive.shutil.rmtree)
+archive.install("zip", Path(sys.argv[1]), "", False)
+"""
+
+
+@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("step", range(8))
+def test_killed_between_renames(data, drawn, step):
+    data.mkdir()
+    if drawn:
+        put_drawn(data)
+    file = write_zip(data, kaggle_zip("test"))
+    killed = subprocess.run([sys.executable, "-c", KILLED, str(file), str(step)], cwd=paths.PROJECT)
+    assert killed.returncode == (9 if step < 6 + drawn else 0)
+    done = download(data, "zip", file)
+    assert done.returncode == 0, done.stderr
+    assert assert_real(data, "zip")["unlabelled"] == len(UNLABELLED)
+    assert contents(data / "test") == UNLABELLED
+
+
+def test_photos_put_there_between_kill_and_next_run_are_kept(data):
+    data.mkdir()
+    file = write_zip(data, kaggle_zip("test"))
+    subprocess.run([sys.executable, "-c", KILLED, str(file), "2"], cwd=paths.PROJECT)
+    assert (data / ".unpacked/PetImages").exists()
+    put_photos(data)
+    assert "by hand" in download(data, "zip", file).stdout
+    assert contents(data / "PetImages/Cat") == {n: f"Cat {n}".encode() for n in range(1, 4)}
+
+
+def test_disk_full_while_writing(data):
+    """A limit on the size of a file stands for the full disk; nothing that was there is lost."""
+    put_drawn(data)
+    file = write_zip(data, zipped({**MICROSOFT, "PetImages/Dog/77.jpg": bytes(90_000)}))
+    full = download(data, "zip", file,
+                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)))
+    assert full.returncode == 1 and "is full" in full.stderr and "make room" in full.stderr
+    assert contents(data / "PetImages/Cat") == {n: f"Cat {n}".encode() for n in range(1, 4)}
+    assert download(data, "zip", file).returncode == 0
+
+
+@pytest.mark.parametrize("options", ["size=200k", "size=20m,nr_inodes=14"])
+def test_full_disk(data, options):
+    """A disk that is really full: known beforehand, or, with no room for more files, met while writing."""
+    data.mkdir()
+    mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(data)]
+    if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
+        pytest.skip("only root can mount a small disk")
+    try:
+        file = write_zip(data, zipped({**MICROSOFT, "PetImages/Dog/77.jpg": bytes(400_000)}))
+        full = download(data, "zip", file)
+        assert full.returncode == 1 and "is full" in full.stderr
+        assert ("are needed" in full.stderr) == ("inodes" not in options)
+        assert_nothing(data)
+    finally:
+        subprocess.run(["umount", str(data)], check=True)
+
+
+def test_room_is_checked_first(data, monkeypatch):
+    archive.staging().mkdir(parents=True)
+    monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000))
+    with pytest.raises(OSError, match="are needed"):
+        archive.unpack(write_zip(data, zipped(MICROSOFT)), archive.staging())
+    assert not list(archive.staging().iterdir())
+
+
+def test_drawn_photos_give_way_to_real_ones(data):
+    put_drawn(data)
+    assert download(data, "zip", write_zip(data, zipped(MICROSOFT))).returncode == 0
+    assert_real(data, "zip")
+
+
+def test_failed_archive_leaves_drawn_photos(data):
+    put_drawn(data)
+    assert download(data, "zip", write_zip(data, b"no zip")).returncode == 1
+    assert archive.drawn_untouched()
+
+
+def test_changed_drawn_photos_are_not_replaced(data):
+    """A stale source.json beside a user's own photos must not cost them."""
+    put_drawn(data)
+    (data / "PetImages/Cat/2.jpg").write_bytes(b"my own cat")
+    kept = download(data, "zip", write_zip(data, zipped(MICROSOFT)))
+    assert kept.returncode == 1 and "Move it away" in kept.stderr
+    assert (data / "PetImages/Cat/2.jpg").read_bytes() == b"my own cat"
+
+
+def test_real_photos_are_never_replaced(data):
+    file = write_zip(data, zipped(MICROSOFT))
+    assert download(data, "zip", file).returncode == 0
+    for source, status in ((["microsoft"], 0), (["zip", file], 0), (["drawn"], 1)):
+        done = download(data, *source, CATSDOGS_URL="http://127.0.0.1:9/cats.zip")
+        assert done.returncode == status and "source: zip" in done.stdout
+        assert ("away" in done.stdout + done.stderr) == (source[0] != "zip")
+        assert_real(data, "zip")
+
+
+def test_deleted_photos_are_counted(data):
+    file = write_zip(data, zipped(MICROSOFT))
+    assert download(data, "zip", file).returncode == 0
+    (data / "PetImages/Cat/1.jpg").unlink()
+    (data / "PetImages/Dog/1.jpg").unlink()
+    done = download(data, "zip", file)
+    assert done.returncode == 0 and "2 photos are missing" in done.stderr and "move" in done.stderr
+
+
+def test_photos_put_there_by_hand(data):
+    put_photos(data, cats=range(5), dogs=range(7))
+    done = download(data)
+    assert done.returncode == 0 and "5 cats and 7 dogs, source: by hand" in done.stdout
+    record = json.loads((data / "source.json").read_text())
+    assert record["source"] == "by hand" and record["photos"] == {"Cat": 5, "Dog": 7}
+
+
+def test_half_a_set_by_hand_is_left_alone(data):
+    put_photos(data, dogs=())
+    half = download(data, "zip", write_zip(data, zipped(MICROSOFT)))
+    assert half.returncode == 1 and "3 cats and 0 dogs" in half.stderr
+    assert sorted(contents(data / "PetImages/Cat")) == [1, 2, 3] and not (data / "source.json").exists()
+
+
+def test_empty_folders_and_a_spoiled_record_do_not_stand_in_the_way(data):
+    (data / "PetImages/Cat").mkdir(parents=True)
+    (data / "test").mkdir()
+    (data / "source.json").write_text("{")
+    assert download(data, "zip", write_zip(data, kaggle_zip("test"))).returncode == 0
+    assert assert_real(data, "zip")["unlabelled"] == len(UNLABELLED)
+
+
+# --- drawn, and the command line ---------------------------------------------------------------
+
+
+def test_drawn(data):
+    if not (paths.PROJECT / ".venv/bin/python").exists() and subprocess.run(
+            ["python3", "-c", "import numpy, PIL"], capture_output=True).returncode:
+        pytest.skip("the script's Python has no numpy or Pillow")
+    pytest.importorskip("catsdogs.drawn")
+    done = download(data, "drawn", CATSDOGS_DRAWN="3")
+    assert done.returncode == 0, done.stderr
+    record = json.loads((data / "source.json").read_text())
+    assert record["source"] == "drawn" and record["photos"] == archive.counts(data / "PetImages")
+    assert record["photos"] == {"Cat": 3, "Dog": 3} and archive.drawn_untouched()
+    assert "is there" in download(data, "drawn").stdout
+    shutil.rmtree(data)
+    assert "CATSDOGS_DRAWN" in download(data, "drawn", CATSDOGS_DRAWN="many").stderr
+
+
+def test_drawn_without_pillow(data, monkeypatch):
+    monkeypatch.setitem(sys.modules, "catsdogs.drawn", None)
+    monkeypatch.delattr("catsdogs.drawn", raising=False)
+    with pytest.raises(SystemExit, match="make install"):
+        archive.draw()
+    assert not data.exists()
+
+
+def test_usage(data):
+    for wrong in (["bing"], ["zip"], ["drawn", "x"], ["microsoft", "x"]):
+        assert download(data, *wrong).returncode == 2
+    shown = download(data, "--help")
+    assert shown.returncode == 0 and "3 no source could be reached" in shown.stdout and not data.exists()
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
+def test_folder_without_permission(data, tmp_path):
+    tmp_path.chmod(0o500)
+    assert "cannot be made" in download(data).stderr
+
+
+def test_data_is_a_file(data, tmp_path):
+    data.write_text("not a folder")
+    process = start(data)
+    assert "cannot be made" in process.communicate(timeout=10)[1] and process.returncode == 1

@@ -1,0 +1,298 @@
+"""What goes around `model.fit`: augmentation, the order of photos, resuming after a kill, saving."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+
+import keras
+import numpy as np
+import pytest
+from keras import layers, ops
+
+from catsdogs import augment, backend, dataset, gradcam, paths, records, training
+from catsdogs.dataset import Photos
+
+
+def some_photos(count=48, size=16):
+    """Bright and dark squares: easily told apart, so that losses move."""
+    rng = np.random.default_rng(0)
+    labels = (np.arange(count) % 2).astype(np.uint8)
+    images = rng.integers(0, 130, (count, size, size, 3)) + 100 * labels[:, None, None, None]
+    return Photos(images.astype(np.uint8), labels, [f"{n}.jpg" for n in range(count)])
+
+
+def small_model(size=16):
+    return keras.Sequential([
+        keras.Input((size, size, 3)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3, padding="same"),
+        layers.BatchNormalization(), layers.Activation("relu"), layers.MaxPooling2D(2), layers.Flatten(),
+        layers.Dropout(0.4), layers.Dense(1, activation="sigmoid")])
+
+
+# --- augmentation ----------------------------------------------------------------------------------
+
+
+def test_augmentation_does_nothing_outside_training():
+    images = some_photos().images
+    layer = augment.augmentation("strong")
+    assert np.array_equal(ops.convert_to_numpy(layer(images, training=False)), images)
+
+
+def test_without_a_window_photos_are_only_mirrored():
+    images = some_photos().images.astype("float32")
+    views = ops.convert_to_numpy(augment.RandomView(zoom=(1.0, 1.0), seed=3)(images, training=True))
+    straight = abs(views - images).max((1, 2, 3)) < 1e-3
+    mirrored = abs(views - images[:, :, ::-1]).max((1, 2, 3)) < 1e-3
+    assert (straight ^ mirrored).all() and 10 < mirrored.sum() < 38
+
+
+def test_a_window_shows_a_part_of_the_photo_larger():
+    # Each pixel says where it is, so the window can be read off the view.
+    x, y = np.meshgrid(np.arange(64.0), np.arange(64.0))
+    image = np.stack([x, y, np.zeros_like(x)], -1)[None].repeat(200, 0).astype("float32")
+    views = ops.convert_to_numpy(augment.RandomView(zoom=(0.5, 0.5), flip=False)(image, training=True))
+    steps = np.diff(views[:, 32, 8:56, 0], axis=1)
+    assert np.allclose(steps, 0.5, atol=1e-3)  # half as many pixels across the same width
+    left = views[:, 32, 0, 0]
+    assert left.min() >= 0 and 28 < left.max() <= 32 and left.min() < 4 and 12 < left.mean() < 20
+
+
+def test_zooming_out_repeats_the_edges_and_stays_in_range():
+    images = some_photos().images
+    views = ops.convert_to_numpy(augment.RandomView(zoom=(1.3, 1.5), lighting=0.5)(images, training=True))
+    assert views.shape == images.shape and views.min() >= 0 and views.max() <= 255 and np.isfinite(views).all()
+
+
+def test_views_differ_between_photos_and_between_calls():
+    images = some_photos().images[:1].repeat(8, 0)
+    layer = augment.augmentation("light", seed=5)
+    first, second = (ops.convert_to_numpy(layer(images, training=True)) for _ in range(2))
+    assert abs(first[0] - first[1]).max() > 1 and abs(first - second).max() > 1
+    again = ops.convert_to_numpy(augment.augmentation("light", seed=5)(images, training=True))
+    assert np.allclose(first, again)
+
+
+def test_an_unknown_strength_says_which_there_are():
+    with pytest.raises(ValueError, match="none, light, strong, seeds"):
+        augment.augmentation("heavy")
+
+
+# --- the order of photos ---------------------------------------------------------------------------
+
+
+def test_every_epoch_has_every_photo_once_in_another_order():
+    batches = training.Batches(some_photos(50), 16, seed=1)
+    assert batches.steps == 4
+    epochs = [np.concatenate([batches[epoch * 4 + step][0] for step in range(4)]) for epoch in range(2)]
+    for images in epochs:
+        assert np.array_equal(np.sort(images.reshape(50, -1).sum(1)), np.sort(batches.photos.images.reshape(50, -1).sum(1)))
+    assert not np.array_equal(*epochs)
+    later = training.Batches(some_photos(50), 16, seed=1)
+    later.first_epoch = 1
+    assert np.array_equal(later[2][0], batches[4 + 2][0])
+
+
+def test_a_batch_has_the_labels_of_its_photos():
+    photos = some_photos()
+    images, labels = training.Batches(photos, 10, seed=0)[3]
+    for image, label in zip(images, labels[:, 0]):
+        index = np.flatnonzero((photos.images == image).all((1, 2, 3)))[0]
+        assert photos.labels[index] == label
+
+
+# --- training, killed and resumed ------------------------------------------------------------------
+
+RUN = """
+import sys; sys.path.insert(0, {tests!r})
+from test_training import run
+run(epochs={epochs}, sleep={sleep})
+"""
+
+
+def run(epochs=5, sleep=0.0, resume=True, callbacks=(), size=16):
+    """Train the small model; prints a line an epoch and writes the history beside the models."""
+    photos, val = some_photos(), some_photos(20)
+    keras.utils.set_random_seed(0)
+    model = small_model(size)
+    training_model = keras.Sequential([model.inputs[0], augment.augmentation("strong", 0), model])
+    schedule = keras.optimizers.schedules.CosineDecay(0.01, epochs * 6)
+    training_model.compile(keras.optimizers.AdamW(schedule), "binary_crossentropy", metrics=["accuracy"],
+                           jit_compile=backend.jit_compile())
+    batches = training.Batches(photos, 8, seed=2)
+    training.estimate_seconds(training_model, batches, epochs)
+    checkpoint = training.Checkpoint(training.run_key(training_model, epochs=epochs), batches, resume=resume)
+    slow = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: time.sleep(sleep))
+    history = training_model.fit(batches, steps_per_epoch=batches.steps, shuffle=False, epochs=epochs, verbose=0,
+                                 validation_data=(val.images, val.labels[:, None]),
+                                 callbacks=[checkpoint, training.LiveCurves(checkpoint), slow, *callbacks])
+    (paths.models() / "history.json").write_text(json.dumps(history.history))
+    return model, checkpoint, history.history
+
+
+def test_a_killed_run_goes_on_to_the_same_history(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "whole"))
+    _, checkpoint, whole = run()
+    assert len(whole["loss"]) == 5 and not checkpoint.path.exists()
+
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "killed"))
+    code = RUN.format(tests=os.path.dirname(__file__), epochs=5, sleep=0.4)
+    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=paths.PROJECT)
+    for line in process.stdout:
+        if line.startswith("epoch 3/5"):
+            process.send_signal(signal.SIGKILL)
+            break
+    process.wait()
+    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "history.json").exists()
+
+    model, checkpoint, resumed = run()
+    assert "Going on after epoch 3" in capsys.readouterr().out
+    assert resumed.keys() == whole.keys()
+    for name in whole:
+        np.testing.assert_allclose(resumed[name], whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
+
+
+def test_the_best_epoch_is_restored(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    kept = {}
+
+    class Keep(keras.callbacks.Callback):
+        def on_epoch_end(self, epoch, logs=None):
+            kept[epoch + 1] = [ops.convert_to_numpy(w).copy() for w in self.model.weights]
+
+    model, checkpoint, history = run(epochs=6, callbacks=[Keep()])
+    best = int(np.argmin(history["val_loss"])) + 1
+    assert checkpoint.best_epoch == best
+    for weight, expected in zip(model.weights, kept[best], strict=True):
+        assert np.array_equal(ops.convert_to_numpy(weight), expected)
+
+
+def test_interrupting_stops_after_the_epoch_and_can_be_continued(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    handler = signal.getsignal(signal.SIGINT)
+
+    class Interrupt(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            if epoch == 1:
+                os.kill(os.getpid(), signal.SIGINT)
+
+    _, checkpoint, history = run(callbacks=[Interrupt()])
+    assert len(history["loss"]) == 2 and checkpoint.path.exists()
+    assert signal.getsignal(signal.SIGINT) is handler
+    _, checkpoint, continued = run()
+    assert "Going on after epoch 2" in capsys.readouterr().out
+    assert len(continued["loss"]) == 5 and continued["loss"][:2] == history["loss"] and not checkpoint.path.exists()
+
+
+def test_training_again_is_training_anew(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    first, second = run(epochs=2)[2], run(epochs=2)[2]
+    assert len(second["loss"]) == 2
+    assert first["loss"] == pytest.approx(second["loss"])
+
+
+def test_a_damaged_checkpoint_starts_anew(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    _, checkpoint, _ = run(epochs=2)
+    assert not checkpoint.path.exists()
+    checkpoint.path.write_bytes(b"PK\x03\x04 damaged")
+    assert len(run(epochs=2)[2]["loss"]) == 2
+    assert "starting from the first epoch" in capsys.readouterr().out
+
+
+def test_other_hyperparameters_are_another_run():
+    model = small_model()
+    assert training.run_key(model, rate=1) == training.run_key(small_model(), rate=1)
+    keys = {training.run_key(model, rate=1), training.run_key(model, rate=2), training.run_key(small_model(24), rate=1)}
+    assert len(keys) == 3
+
+
+def test_the_estimate_leaves_the_model_as_it_was():
+    model = small_model()
+    model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
+    before = [ops.convert_to_numpy(v).copy() for v in model.variables]
+    seconds = training.estimate_seconds(model, training.Batches(some_photos(), 8), 10)
+    assert 0 < seconds < 600
+    for variable, value in zip(model.variables, before, strict=True):
+        assert np.array_equal(ops.convert_to_numpy(variable), value)
+    assert all(np.all(ops.convert_to_numpy(v) == 0) for v in model.optimizer.variables if "iteration" in v.path)
+
+
+@pytest.mark.parametrize("seconds, text", [(1, "1 second"), (50, "50 seconds"), (420, "7 minutes"), (4800, "80 minutes"),
+                                           (2 * 3600 + 20 * 60, "2 h 20 min")])
+def test_durations(seconds, text):
+    assert training.duration(seconds) == text
+
+
+# --- saving ----------------------------------------------------------------------------------------
+
+
+def test_both_formats_reload_and_the_record_is_the_models(drawn):
+    model = small_model(24)
+    p = {"PROTOCOL": "full", "IMAGE_SIZE": 24}
+    path = records.save_run("test", model, hyperparameters=p, history={"loss": [1.0]}, best_epoch=1,
+                            metrics={"val": {}}, seconds=1.0)
+    images = some_photos(size=24).images
+    expected = model.predict(images, verbose=0)
+    assert expected.shape == (48, 1) and 0 <= expected.min() <= expected.max() <= 1
+    for reloaded in (records.load_model("test"), keras.saving.load_model(path.with_suffix(".h5"), compile=False)):
+        np.testing.assert_allclose(reloaded.predict(images, verbose=0), expected, atol=1e-6)
+        assert not any("RandomView" in type(layer).__name__ for layer in reloaded.layers)
+    record = records.read("test")
+    assert record["data"]["source"] == "drawn" and record["data"]["photos"]["test"] > 0
+    assert record["versions"]["keras"] == keras.__version__ and record["parameters"] == model.count_params()
+    records.add_metrics("test", "test", {"accuracy": {"value": 0.5}})
+    assert records.read("test")["metrics"] == {"val": {}, "test": {"accuracy": {"value": 0.5}}}
+    path.with_suffix(".keras").write_bytes(path.with_suffix(".keras").read_bytes() + b" ")
+    with pytest.raises(ValueError, match="not the model"):
+        records.load_model("test")
+
+
+def test_a_drawn_run_has_a_name_of_its_own(drawn, empty, monkeypatch):
+    assert records.run_name("cats_vs_dogs") == "cats_vs_dogs"
+    monkeypatch.setenv("CATSDOGS_DATA", str(drawn))
+    assert dataset.is_drawn() and records.run_name("cats_vs_dogs") == "cats_vs_dogs_drawn"
+
+
+def test_missing_records_say_what_to_do(empty):
+    with pytest.raises(FileNotFoundError, match="02_train_the_cnn"):
+        records.read("none")
+
+
+# --- Grad-CAM --------------------------------------------------------------------------------------
+
+
+def test_gradcam_points_at_what_decides():
+    # A model that says "dog" for red and nothing else: the map must be where the red is.
+    model = keras.Sequential([
+        keras.Input((16, 16, 3)), layers.Rescaling(1 / 255), layers.Conv2D(1, 3, padding="same", activation="relu"),
+        layers.Flatten(), layers.Dense(1, activation="sigmoid")])
+    kernel = np.zeros((3, 3, 3, 1), "float32")
+    kernel[1, 1, 0] = 1
+    model.layers[1].set_weights([kernel, np.zeros(1, "float32")])
+    model.layers[3].set_weights([np.ones((256, 1), "float32"), np.full(1, -5, "float32")])
+    image = np.zeros((1, 16, 16, 3), np.uint8)
+    image[0, 2:6, 10:14, 0] = 255
+    found = gradcam.gradcam(model, image)[0]
+    assert found.shape == (16, 16) and found.max() == 1
+    assert found[2:6, 10:14].min() > 0.9 and found[9:].max() < 0.1
+
+
+def test_gradcam_needs_a_convolution():
+    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(1, activation="sigmoid")])
+    with pytest.raises(ValueError, match="no convolution"):
+        gradcam.gradcam(model, np.zeros((1, 4, 4, 3)))
+
+
+def test_the_backend_names_its_device():
+    assert backend.name() in ("tensorflow", "jax", "torch")
+    assert "core" in backend.device() or backend.gpus()
+
+
+@pytest.mark.parametrize("module", sorted(path.name for path in (paths.PROJECT / "catsdogs").glob("*.py")))
+def test_only_the_backend_check_calls_a_backend_by_name(module):
+    text = (paths.PROJECT / "catsdogs" / module).read_text()
+    called = [line for line in text.splitlines() if line.strip().startswith(("import tensorflow", "import torch", "import jax",
+                                                                            "from tensorflow", "from torch", "from jax"))]
+    assert module == "backend.py" or called == []
