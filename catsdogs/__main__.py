@@ -13,7 +13,8 @@ def main(arguments: list[str] | None = None) -> int:
     parser = argparse.ArgumentParser(prog="python -m catsdogs", description="Cats and dogs: train, judge, publish.")
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("run", help="get the photos if there are none and run all notebooks into build/")
-    commands.add_parser("publish", help="run all notebooks and write them, the model and the numbers into the project")
+    published = commands.add_parser("publish", help="run the notebooks and write them, the model and the numbers into the project")
+    published.add_argument("numbers", nargs="*", metavar="NN", help="only these notebooks, such as 01 03 (by default all)")
     report = commands.add_parser("report", help="write the numbers in README.md and models/README.md from the run records")
     report.add_argument("--check", action="store_true", help="only say what is out of date; exit status 1 if anything is")
     chosen = parser.parse_args(arguments)
@@ -22,7 +23,7 @@ def main(arguments: list[str] | None = None) -> int:
 
         return report_module.main(chosen.check)
     try:
-        return run() if chosen.command == "run" else publish()
+        return run() if chosen.command == "run" else publish(chosen.numbers)
     except KeyboardInterrupt:
         print("\nStopped. The same command goes on where this one was.", file=sys.stderr)
         return 130
@@ -46,10 +47,11 @@ def run() -> int:
     build = paths.PROJECT / "build"
     # The shipped model stays what it is: this run's goes beside its notebooks.
     os.environ["CATSDOGS_MODELS"] = str(build / "models")
-    status = fetch() or _execute(build)
+    from catsdogs import dataset, notebooks, records
+
+    status = fetch() or _execute(build, notebooks.all_notebooks())
     if status:
         return status
-    from catsdogs import dataset, records
 
     name = records.run_name("cats_vs_dogs")
     accuracy = records.read(name)["metrics"]["test"]["accuracy"]
@@ -59,28 +61,32 @@ def run() -> int:
     return 0
 
 
-def publish() -> int:
-    """Run all notebooks on real photos and write them back without photos, with the model and all numbers."""
+def publish(numbers: list[str] = ()) -> int:
+    """Run notebooks on real photos and write them back without photos, with the model and all numbers.
+
+    `numbers`, such as ``["01", "03"]``, chooses among them; none means all.
+    """
     from catsdogs import dataset, notebooks, report as report_module
 
     if dataset.is_drawn() or not paths.photos().exists():
         print("Publishing needs the real photos: ./download_data.sh first.", file=sys.stderr)
         return 1
     build = paths.PROJECT / "build" / "published"
-    status = _execute(build)
+    chosen = [path for path in notebooks.all_notebooks() if not numbers or path.name[:2] in numbers]
+    status = _execute(build, chosen)
     if status == 0:
-        for notebook in notebooks.all_notebooks():
+        for notebook in chosen:
             notebooks.publish(build / notebook.name, notebook)
         status = report_module.main(check=False)
     return status
 
 
-def _execute(folder):
+def _execute(folder, chosen):
     from papermill import PapermillExecutionError
 
     from catsdogs import notebooks
 
-    for notebook in notebooks.all_notebooks():
+    for notebook in chosen:
         try:
             notebooks.run(notebook, folder)
         except PapermillExecutionError as error:

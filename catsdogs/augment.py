@@ -6,7 +6,7 @@ from keras import ops
 #: Names for the hyperparameter ``AUGMENT``: what `augmentation` builds.
 STRENGTHS = {
     "none": {},
-    "light": {"zoom": (0.85, 1.0)},
+    "light": {"zoom": (0.8, 1.0)},
     "strong": {"zoom": (0.6, 1.0), "lighting": 0.2},
     # The generator of the recipe that many repositories share: zoom_range=0.2 and horizontal_flip=True.
     # (Its shear_range=0.2 is 0.2 degrees, less than a pixel at 64 pixels.)

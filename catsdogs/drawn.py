@@ -1,10 +1,10 @@
 """Draw cats and dogs, to try the notebooks, the tests and CI with no photos and no network.
 
 The drawings stand in for the photos, with the same folders and file names. Coat, eye and nose
-colours, backgrounds, light and noise come from the same distributions for both classes, so that
-only shape tells a cat from a dog: ears, muzzle, skull, pupils, whiskers, tail. Every such trait is a
-number from 0 (the cat's) to 1 (the dog's), and now and then an animal borrows one from the other class,
-so that a network has something to learn and no network gets every drawing right.
+colours, backgrounds, light and noise come from the same distributions for both classes. What tells a cat
+from a dog is the shape of its ears, muzzle, skull, pupils, legs and tail, its whiskers, and how often the
+tongue shows. Every such trait is a number from 0 (the cat's) to 1 (the dog's), and now and then an animal
+borrows one from the other class, so that a small network has much to learn and still makes mistakes.
 """
 
 import os
@@ -100,7 +100,7 @@ def write(folder: Path, per_class: int = 240, seed: int = 0, progress: bool = Tr
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         steps = pool.map(write_one, jobs)
         if progress and tqdm:
-            steps = tqdm(steps, total=len(jobs), desc="Drawing", unit=" photos")
+            steps = tqdm(steps, total=len(jobs), desc="Drawing", unit=" photos", disable=None)
         return sum(1 for _ in steps)
 
 

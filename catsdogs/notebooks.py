@@ -1,5 +1,6 @@
 """Run the notebooks top to bottom, and make them fit to be shared."""
 
+import contextlib
 import os
 import sys
 import time
@@ -37,8 +38,9 @@ def run(notebook: Path, output: Path, parameters: dict | None = None, *, html: b
     if sys.stderr.isatty():
         # The kernel has no terminal of its own; this lets training show its progress on ours.
         os.environ["CATSDOGS_TERMINAL"] = os.ttyname(sys.stderr.fileno())
-    papermill.execute_notebook(notebook, executed, parameters=parameters or {}, cwd=str(notebook.parent),
-                               kernel_name="python3", progress_bar=False)
+    with _output_to(executed.with_suffix(".log")):
+        papermill.execute_notebook(notebook, executed, parameters=parameters or {}, cwd=str(notebook.parent),
+                                   kernel_name="python3", progress_bar=False)
     if html:
         page, _ = HTMLExporter().from_filename(str(executed))
         executed.with_suffix(".html").write_text(page, encoding="utf-8")
@@ -62,6 +64,20 @@ def publish(executed: Path, notebook: Path) -> None:
                         if not (out.output_type == "stream" and out.name == "stderr") and not _is_progress(out)]
     nbformat.validate(content)
     nbformat.write(content, notebook)
+
+
+@contextlib.contextmanager
+def _output_to(path):
+    """Send what this process and those it starts print, libraries' notes for the most part, to a file."""
+    sys.stdout.flush(), sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    try:
+        with open(path, "w") as file:
+            os.dup2(file.fileno(), 1), os.dup2(file.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept[0], 1), os.dup2(kept[1], 2)
+        os.close(kept[0]), os.close(kept[1])
 
 
 def _said(text):

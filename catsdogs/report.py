@@ -24,9 +24,11 @@ def blocks() -> dict[str, str]:
         f"photos that nothing was trained on or chosen by, after {model['epochs']} epochs in "
         f"{training.duration(model['seconds'])} on {_device(model)}."
     )
+    # Side by side, which Markdown alone cannot do.
     figures = (
-        f"![Loss and accuracy over {model['epochs']} epochs; epoch {model['best_epoch']} was kept]({{folder}}curves.png)\n\n"
-        f"![Confusion matrix of {test['photos']:,} test photos]({{folder}}confusion_matrix.png)"
+        f'<img src="{{folder}}curves.png" width="66%" alt="Loss and accuracy over {model["epochs"]} epochs; '
+        f'epoch {model["best_epoch"]} was kept">\n'
+        f'<img src="{{folder}}confusion_matrix.png" width="31%" alt="Confusion matrix of {test["photos"]:,} test photos">'
     )
     results = "\n".join([
         "| network | photos to train on | parameters | test accuracy (95% interval) | training time |",
@@ -59,7 +61,7 @@ def blocks() -> dict[str, str]:
         f"{_percent(seeds['metrics']['test']['accuracy'])} test accuracy."
     )
     return {"summary": summary, "figures": figures, "results": results, "numbers": numbers, "facts": facts, "recipe": recipe,
-            "time": f"about {training.duration(model['seconds'])} of training on {_device(model)}"}
+            "time": f"about {training.duration(model['seconds'])} on {_device(model)}"}
 
 
 def write() -> None:
@@ -100,8 +102,12 @@ def _documents():
 def _filled(document: Path) -> str:
     text, found = document.read_text(encoding="utf-8"), blocks()
     folder = "models/" if document.parent == paths.PROJECT else ""
-    return re.sub(r"(<!-- from the run record: (\w+) -->).*?(<!-- end -->)",
-                  lambda match: f"{match[1]}\n{found[match[2]].format(folder=folder)}\n{match[3]}", text, flags=re.DOTALL)
+
+    def fill(match):
+        margin = "\n" if "\n" in match[0] else ""  # a line of its own, or within one
+        return f"{match[1]}{margin}{found[match[2]].format(folder=folder)}{margin}{match[3]}"
+
+    return re.sub(r"(<!-- from the run record: (\w+) -->).*?(<!-- end -->)", fill, text, flags=re.DOTALL)
 
 
 def _figures() -> dict[Path, Figure]:
@@ -133,4 +139,4 @@ def _value(measure):
 
 
 def _device(record):
-    return record["device"].replace("CPU, ", "a CPU with ").replace(" (", " (", 1)
+    return record["device"].replace("CPU, ", "a CPU with ")

@@ -1,0 +1,94 @@
+"""Published numbers are the run records', the shipped model is the record's, and the panel trains."""
+
+import json
+import subprocess
+
+import keras
+import numpy as np
+import pytest
+
+from catsdogs import panel, paths, records, report
+
+SHIPPED = paths.PROJECT / "models"
+
+
+def test_documents_and_figures_agree_with_the_records():
+    assert report.differences() == []
+
+
+def test_a_changed_number_is_noticed(monkeypatch, tmp_path):
+    text = (paths.PROJECT / "README.md").read_text()
+    accuracy = f"{records.read(report.MODEL)['metrics']['test']['accuracy']['value']:.2%}"
+    assert accuracy in text
+    changed = tmp_path / "README.md"
+    changed.write_text(text.replace(accuracy, "99.99%"))
+    monkeypatch.setattr(report, "_documents", lambda: [changed])
+    monkeypatch.setattr(report, "_filled", lambda document: text)
+    assert report.differences() == ["README.md: the numbers differ from the run records"]
+    assert report.main(check=True) == 1
+
+
+def test_the_shipped_model_keeps_its_contract():
+    record, model = records.read(report.MODEL), records.load_model(report.MODEL)
+    size = record["hyperparameters"]["IMAGE_SIZE"]
+    assert model.input_shape == (None, size, size, 3) and model.output_shape == (None, 1)
+    images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
+    found = model.predict(images, verbose=0)
+    assert found.min() >= 0 and found.max() <= 1
+    older = keras.saving.load_model(SHIPPED / f"{report.MODEL}.h5", compile=False)
+    np.testing.assert_allclose(older.predict(images, verbose=0), found, atol=1e-6)
+    assert sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers) == 2
+    assert type(model.layers[0]).__name__ == "Rescaling" and model.layers[-1].activation is keras.activations.sigmoid
+
+
+def test_the_shipped_records_are_of_real_photos_and_reach_what_was_asked():
+    for name, least in ((report.MODEL, 0.86), (report.SEEDS, 0.79), (report.OURS_8000, 0.79)):
+        record = json.loads((SHIPPED / f"{name}.json").read_text())
+        assert record["data"]["source"] == "asirra" and record["epochs"] == 25
+        confusion = np.array(record["metrics"]["test"]["confusion"])
+        assert confusion.sum() == record["data"]["photos"]["test"]
+        accuracy = record["metrics"]["test"]["accuracy"]
+        assert accuracy["value"] == pytest.approx(confusion.trace() / confusion.sum()) and accuracy["value"] >= least
+        assert record["best_epoch"] == (25 if name == report.SEEDS else int(np.argmin(record["history"]["val_loss"])) + 1)
+
+
+def test_no_photo_is_tracked():
+    if not (paths.PROJECT / ".git").exists():
+        pytest.skip("not a git checkout")
+    tracked = subprocess.run(["git", "ls-files"], cwd=paths.PROJECT, capture_output=True, text=True, check=True).stdout.split()
+    assert not [name for name in tracked if name.endswith((".jpg", ".jpeg", ".npy", ".npz", ".zip"))
+                or name.startswith("data/") and name != "data/README.md"]
+    assert {name for name in tracked if name.endswith(".png")} <= {"models/curves.png", "models/confusion_matrix.png"}
+
+
+# --- the panel -------------------------------------------------------------------------------------
+
+DEFAULTS = {"EPOCHS": 3, "BATCH_SIZE": 48, "LEARNING_RATE": 1e-3, "DENSE_UNITS": 8, "DROPOUT": 0.25, "AUGMENT": "light",
+            "FILTERS": (4, 8), "SEED": 0}
+HISTORY = {"loss": [0.7], "accuracy": [0.5], "val_loss": [0.6], "val_accuracy": [0.6]}
+
+
+def widgets_of(box):
+    found = {}
+    for child in box.children:
+        found |= widgets_of(child) if hasattr(child, "children") else {child.description if hasattr(child, "description") else child: child}
+    return found
+
+
+def test_the_panel_trains_with_what_was_chosen(empty):
+    tried = []
+    fields = widgets_of(panel.training_panel(lambda p: tried.append(p) or HISTORY, DEFAULTS, HISTORY))
+    assert tried == []
+    fields["epochs"].value, fields["filters 2"].value, fields["augment"].value = 7, 16, "none"
+    fields["Train"].click()
+    assert tried == [DEFAULTS | {"EPOCHS": 7, "FILTERS": (4, 16), "AUGMENT": "none"}]
+    fields["Train"].click()
+    assert len(tried) == 2 and not fields["Train"].disabled
+
+
+def test_the_panel_survives_what_cannot_be_trained(empty):
+    def refuse(p):
+        raise ValueError("too large")
+    fields = widgets_of(panel.training_panel(refuse, DEFAULTS))
+    fields["Train"].click()
+    assert not fields["Train"].disabled
