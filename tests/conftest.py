@@ -6,11 +6,12 @@ import subprocess
 import sys
 from pathlib import Path
 
-os.environ.setdefault("MPLBACKEND", "agg")
-
+import matplotlib
 import pytest
 
 from catsdogs import paths
+
+matplotlib.use("agg")  # not by the environment, which notebooks that the tests run would inherit
 
 PER_CLASS = 60
 
