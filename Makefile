@@ -9,6 +9,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$python; break; }; done)
 # TensorFlow's wheels with CUDA come through this extra.
 GPU_EXTRA := $(if $(GPU),"tensorflow[and-cuda]")
+INSTALLED := $(VENV)/installed$(if $(GPU),-gpu)
 
 .PHONY: run test lab install publish seeds report clean
 .DEFAULT_GOAL := run
@@ -22,9 +23,9 @@ test: install
 lab: install
 	@$(BIN)/jupyter lab notebooks
 
-install: $(VENV)/installed
+install: $(INSTALLED)
 
-$(VENV)/installed: requirements.txt .ci/constraints.txt
+$(INSTALLED): requirements.txt .ci/constraints.txt
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11, 3.12 or 3.13 found: install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
 	@test -x $(BIN)/python || { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); } || \
 		{ echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }

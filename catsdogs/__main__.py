@@ -57,7 +57,8 @@ def run() -> int:
     accuracy = records.read(name)["metrics"]["test"]["accuracy"]
     print(f"\nLook at {paths.shown(build)}/03_read_the_results.html first; the notebooks and the model are beside it."
           f"\nTest accuracy: {accuracy['value']:.1%} (95% interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
-          + (" -- on the DRAWN sample, which says nothing about photos" if dataset.is_drawn() else ""))
+          + (" -- on the DRAWN sample, which says nothing about photos.\nFor real ones: ./download_data.sh (see --help), "
+             "then make run again." if dataset.is_drawn() else ""))
     return 0
 
 

@@ -1,7 +1,8 @@
 """Layers that change photos at random while a model trains, and do nothing otherwise."""
 
-import keras
-from keras import ops
+from catsdogs.backend import keras
+
+ops = keras.ops
 
 #: Names for the hyperparameter ``AUGMENT``: what `augmentation` builds.
 STRENGTHS = {

@@ -1,8 +1,34 @@
 """What depends on Keras's backend: the device, compilation, gradients. Only here is one called by name."""
 
+import contextlib
 import os
+import sys
+import tempfile
 
-import keras
+
+@contextlib.contextmanager
+def _quiet():
+    """Hold back what is printed to the standard error, and show it only if something fails.
+
+    TensorFlow 2.21 prints notes about the processor while it is imported, whatever its log level.
+    """
+    sys.stderr.flush()
+    kept = os.dup(2)
+    with tempfile.TemporaryFile() as held:
+        os.dup2(held.fileno(), 2)
+        try:
+            yield
+        except BaseException:
+            held.seek(0)
+            os.write(kept, held.read())
+            raise
+        finally:
+            os.dup2(kept, 2)
+            os.close(kept)
+
+
+with _quiet():
+    import keras  # the modules here take it from here, so that whichever comes first is quiet
 
 
 def name() -> str:

@@ -1,10 +1,11 @@
 """Grad-CAM: which parts of a photo spoke for the answer."""
 
-import keras
 import numpy as np
-from keras import ops
 
 from catsdogs import backend
+from catsdogs.backend import keras
+
+ops = keras.ops
 
 
 def gradcam(model: keras.Model, images: np.ndarray) -> np.ndarray:

@@ -167,7 +167,7 @@ def sizes(table) -> Figure:
     figure, (left, right) = _figure(1, 2, width=9.6, height=3.6)
     for label, colour in ((0, ACCENT), (1, VAL)):
         rows = good[good.label == label]
-        left.plot(rows.width, rows.height, ".", ms=3, alpha=0.3, color=colour, label=f"{CLASS_NAMES[label]}s")
+        left.plot(rows.width, rows.height, ".", ms=5, alpha=0.3, color=colour, label=f"{CLASS_NAMES[label]}s")
         right.hist(rows.bytes / 1000, bins=50, alpha=0.6, color=colour, label=f"{CLASS_NAMES[label]}s")
     left.set(title="Width and height", xlabel="width, pixels", ylabel="height, pixels", xlim=(0, None), ylim=(0, None))
     right.set(title="Size of the files", xlabel="kB", ylabel="photos")

@@ -8,9 +8,8 @@ import os
 import platform
 from pathlib import Path
 
-import keras
-
 from catsdogs import backend, dataset, paths
+from catsdogs.backend import keras
 
 _PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-learn", "imagehash")
 

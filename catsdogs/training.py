@@ -10,12 +10,12 @@ import threading
 import time
 from pathlib import Path
 
-import keras
 import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML, display
 
 from catsdogs import paths, plots
+from catsdogs.backend import keras
 from catsdogs.dataset import Photos
 
 

@@ -9,7 +9,7 @@ import sys
 import nbformat
 import pytest
 
-from catsdogs import notebooks, paths, records
+from catsdogs import __main__ as command_line, dataset, notebooks, paths, records
 
 SMALL = {
     "01_get_the_photos.ipynb": {"SOURCE": "drawn", "IMAGE_SIZE": 32},
@@ -80,6 +80,16 @@ def test_publishing_keeps_numbers_and_drops_photos(executed, tmp_path):
         assert set(shared.metadata) == {"kernelspec", "language_info"}
         assert all(set(cell.metadata) <= {"tags"} for cell in shared.cells)
     assert any("image/png" in out.get("data", {}) for out in outputs(tmp_path, "03_read_the_results.ipynb"))
+
+
+def test_without_any_source_the_drawn_sample_is_used_and_it_says_so(empty, monkeypatch, capfd):
+    shutil.rmtree(empty)
+    monkeypatch.setenv("CATSDOGS_URL", "http://127.0.0.1:9/nothing-listens-here.zip")
+    monkeypatch.setenv("CATSDOGS_DRAWN", "10")
+    monkeypatch.setenv("PATH", f"{os.path.dirname(sys.executable)}{os.pathsep}{os.environ['PATH']}")
+    assert command_line.fetch() == 0
+    assert "No source of photos can be reached. Carrying on with the drawn sample" in capfd.readouterr().out
+    assert dataset.is_drawn() and len(list((empty / "PetImages").glob("*/*.jpg"))) == 20
 
 
 # --- as they are committed -------------------------------------------------------------------------
