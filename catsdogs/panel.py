@@ -3,9 +3,8 @@
 from collections.abc import Callable
 
 import ipywidgets as widgets
-from IPython.display import clear_output, display
 
-from catsdogs import plots
+from catsdogs import plots, training
 from catsdogs.augment import STRENGTHS
 
 
@@ -19,7 +18,7 @@ def training_panel(train: Callable[[dict], dict], hyperparameters: dict, history
     fields = {
         "EPOCHS": widgets.BoundedIntText(min=1, max=500),
         "BATCH_SIZE": widgets.Dropdown(options=[16, 32, 64, 128, 256]),
-        "LEARNING_RATE": widgets.FloatLogSlider(min=-5, max=-1, step=0.1, readout_format=".1e"),
+        "LEARNING_RATE": widgets.BoundedFloatText(min=1e-6, max=1.0, step=1e-4),
         "DENSE_UNITS": widgets.BoundedIntText(min=1, max=4096),
         "DROPOUT": widgets.FloatSlider(min=0, max=0.9, step=0.05),
         "AUGMENT": widgets.Dropdown(options=list(STRENGTHS)),
@@ -34,7 +33,9 @@ def training_panel(train: Callable[[dict], dict], hyperparameters: dict, history
                                       style={"description_width": "8em"})
                for index, value in enumerate(hyperparameters["FILTERS"], 1)]
     button = widgets.Button(description="Train", button_style="primary", icon="play")
-    live, compared = widgets.Output(), widgets.Output()
+    # Not all in one Output: JupyterLab does not change what one shows in place.
+    printed, line, picture = widgets.Output(), widgets.HTML(), widgets.Image(layout={"display": "none"})
+    picture.observe(lambda _: setattr(picture.layout, "display", None), "value")
     runs = {"the run above": history} if history else {}
 
     def on_click(_):
@@ -42,24 +43,20 @@ def training_panel(train: Callable[[dict], dict], hyperparameters: dict, history
                   "FILTERS": tuple(field.value for field in filters)}
         button.disabled = True
         try:
-            with live:
-                clear_output()
+            printed.clear_output()
+            with printed, training.live_in(line, picture):
                 found = train(chosen)
-            with compared:
-                clear_output(wait=True)
-                figure = plots.curves(found, others=runs)
-                display(figure)
-                plots.close(figure)
+            picture.value = plots.to_png(plots.curves(found, others=runs))
             runs[_label(chosen, hyperparameters, len(runs))] = found
         except (ValueError, KeyboardInterrupt) as error:
-            with live:
+            with printed:
                 print(f"Not trained: {error or 'interrupted'}")
         finally:
             button.disabled = False
 
     button.on_click(on_click)
     controls = widgets.GridBox([*fields.values(), *filters], layout={"grid_template_columns": "repeat(2, 24em)"})
-    return widgets.VBox([controls, button, live, compared])
+    return widgets.VBox([controls, button, printed, line, picture])
 
 
 def _label(chosen, hyperparameters, number):

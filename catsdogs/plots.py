@@ -1,6 +1,7 @@
 """Figures: each function draws one and returns it."""
 
 import functools
+import io
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -174,6 +175,14 @@ def sizes(table) -> Figure:
     for axis in (left, right):
         axis.legend(fontsize=8)
     return figure
+
+
+def to_png(figure: Figure) -> bytes:
+    """A figure as a PNG file; the figure is closed."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=100)
+    close(figure)
+    return content.getvalue()
 
 
 def close(figure: Figure) -> None:

@@ -1,5 +1,7 @@
 """What goes around `model.fit`: the order of photos, checkpoints, live curves, the time it will take."""
 
+import contextlib
+import contextvars
 import hashlib
 import io
 import json
@@ -12,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 from IPython import get_ipython
-from IPython.display import HTML, display
+from IPython.display import HTML, Image, display
 
 from catsdogs import paths, plots
 from catsdogs.backend import keras
@@ -169,6 +171,20 @@ class Checkpoint(keras.callbacks.Callback):
         print("Will stop at the end of this epoch. Interrupt again to stop at once; that epoch is then lost.")
 
 
+#: Widgets to draw live curves into, (HTML, Image), instead of the output of the cell that runs: see `live_in`.
+_live_widgets = contextvars.ContextVar("live_widgets", default=None)
+
+
+@contextlib.contextmanager
+def live_in(line, picture):
+    """While this lasts, `LiveCurves` writes into `line`, an ipywidgets HTML, and draws into `picture`, an Image."""
+    token = _live_widgets.set((line, picture))
+    try:
+        yield
+    finally:
+        _live_widgets.reset(token)
+
+
 class LiveCurves(keras.callbacks.Callback):
     """Draws loss and accuracy after every epoch, with the time left; outside a notebook prints a line instead.
 
@@ -183,44 +199,50 @@ class LiveCurves(keras.callbacks.Callback):
         self.in_notebook = get_ipython() is not None and hasattr(get_ipython(), "kernel")
         self.first_epoch = self.checkpoint.epochs_done
         self.started, self.last_shown = time.monotonic(), 0.0
-        if self.in_notebook:
-            self.line = display(HTML("Starting …"), display_id=True)
-            self.picture = display(HTML(""), display_id=True)
+        self.picture = b""
+        if self.in_notebook and not _live_widgets.get():
+            self.places = [display(HTML(""), display_id=True) for _ in range(2)]
 
     def on_epoch_begin(self, epoch, logs=None):
         self.epoch = epoch
 
     def on_train_batch_end(self, batch, logs=None):
         if self.in_notebook and time.monotonic() - self.last_shown > 1:
-            self.last_shown = time.monotonic()
-            self._show((batch + 1) / self.params["steps"])
+            self._progress((batch + 1) / self.params["steps"])
 
     def on_epoch_end(self, epoch, logs=None):
-        if self.in_notebook:
-            self._show(1.0)
-            figure = plots.curves(self.checkpoint.history, best_epoch=self.checkpoint.best_epoch,
-                                  epochs=self.params["epochs"])
-            self.picture.update(figure)
-            plots.close(figure)
-        else:
+        if not self.in_notebook:
             print(f"epoch {epoch + 1}/{self.params['epochs']}  "
                   + "  ".join(f"{name} {value:.4f}" for name, value in logs.items()), flush=True)
+            return
+        figure = plots.curves(self.checkpoint.history, best_epoch=self.checkpoint.best_epoch,
+                              epochs=self.params["epochs"])
+        self.picture = plots.to_png(figure)
+        self._progress(1.0)
 
     def on_train_end(self, logs=None):
         if self.in_notebook:
-            self.line.update(HTML(f"Trained {self.checkpoint.epochs_done} epochs "
-                                  f"in {duration(self.checkpoint.seconds)}."))
+            self._show(f"Trained {self.checkpoint.epochs_done} epochs in {duration(self.checkpoint.seconds)}.")
 
-    def _show(self, share):
+    def _progress(self, share):
+        self.last_shown = time.monotonic()
         done = self.epoch - self.first_epoch + share
         left = (time.monotonic() - self.started) / done * (self.params["epochs"] - self.first_epoch - done)
         line = f"Epoch {self.epoch + 1} of {self.params['epochs']}, {share:.0%} · {duration(left)} left"
-        self.line.update(HTML(line))
+        self._show(line)
         if terminal := os.environ.get("CATSDOGS_TERMINAL"):  # set where a terminal runs the notebooks
             try:
                 Path(terminal).write_text(f"\r{line:<50}\r")
             except OSError:
                 del os.environ["CATSDOGS_TERMINAL"]
+
+    def _show(self, line):
+        if _live_widgets.get():
+            _live_widgets.get()[0].value, _live_widgets.get()[1].value = line, self.picture
+            return
+        self.places[0].update(HTML(line))
+        if self.picture:
+            self.places[1].update(Image(self.picture))
 
 
 def run_key(model: keras.Model, **facts) -> str:
