@@ -92,6 +92,14 @@ class Checkpoint(keras.callbacks.Callback):
         self._started, self._seconds_before = time.monotonic(), self.seconds
         self._listen()
 
+    def on_train_batch_begin(self, batch, logs=None):
+        # PyTorch's dropout draws from PyTorch's own generator, which is no variable of the model: so that a
+        # resumed epoch draws what it would have drawn, every epoch begins with a seed of its own. (Its first
+        # batch does: on PyTorch, setting up the epoch draws as well.)
+        if batch == 0:
+            seed = np.random.SeedSequence((self.batches.seed, self.epochs_done)).generate_state(1)[0]
+            keras.utils.set_random_seed(int(seed))
+
     @property
     def epochs_done(self) -> int:
         """How many epochs have been trained, those before an interruption counted in."""
