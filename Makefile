@@ -11,7 +11,7 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 GPU_EXTRA := $(if $(GPU),"tensorflow[and-cuda]")
 INSTALLED := $(VENV)/installed$(if $(GPU),-gpu)
 
-.PHONY: run test lab install publish seeds report clean
+.PHONY: run test lab install publish seeds bench report clean
 .DEFAULT_GOAL := run
 
 run: install
@@ -39,6 +39,9 @@ publish: install
 
 seeds: install
 	@$(BIN)/python benchmarks/seeds_recipe.py
+
+bench: install
+	@$(BIN)/python benchmarks/bench.py
 
 report: install
 	@$(BIN)/python -m catsdogs report

@@ -68,6 +68,17 @@ def jit_compile() -> bool | str:
     return False if name() == "tensorflow" and not gpus() else "auto"
 
 
+def seed_global_generator(seed: int) -> None:
+    """Seed what Keras's layers draw from besides their own seed generators: on PyTorch, dropout does.
+
+    (`keras.utils.set_random_seed` would do, but also resets NumPy's and Python's generators, which are the reader's.)
+    """
+    if name() == "torch":
+        import torch
+
+        torch.manual_seed(seed)
+
+
 def gradient(function, x):
     """The gradient of ``sum(function(x))`` with respect to the tensor `x`, which has its shape."""
     if name() == "tensorflow":

@@ -16,7 +16,7 @@ import numpy as np
 from IPython import get_ipython
 from IPython.display import HTML, Image, display
 
-from catsdogs import paths, plots
+from catsdogs import backend, paths, plots
 from catsdogs.backend import keras
 from catsdogs.dataset import Photos
 
@@ -93,23 +93,26 @@ class Checkpoint(keras.callbacks.Callback):
         self._listen()
 
     def on_train_batch_begin(self, batch, logs=None):
-        # PyTorch's dropout draws from PyTorch's own generator, which is no variable of the model: so that a
-        # resumed epoch draws what it would have drawn, every epoch begins with a seed of its own. (Its first
-        # batch does: on PyTorch, setting up the epoch draws as well.)
+        # So that a resumed epoch draws what it would have drawn, every epoch begins with a seed of its own. (Its
+        # first batch does: on PyTorch, setting up the epoch draws as well.)
         if batch == 0:
             seed = np.random.SeedSequence((self.batches.seed, self.epochs_done)).generate_state(1)[0]
-            keras.utils.set_random_seed(int(seed))
+            backend.seed_global_generator(int(seed))
 
     @property
     def epochs_done(self) -> int:
         """How many epochs have been trained, those before an interruption counted in."""
         return len(self.history.get("loss", []))
 
+    def on_test_end(self, logs=None):
+        # The weights that were validated, which with `AverageWeights` are not those that are trained.
+        self.validated = self._weights()
+
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         if self.keep == "last" or self.best is None or logs["val_loss"] < self.history["val_loss"][self.best_epoch - 1]:
-            self.best, self.best_epoch = self._weights(), epoch + 1
+            self.best, self.best_epoch = self.validated, epoch + 1
         self.seconds = self._seconds_before + time.monotonic() - self._started
         self._write()
         if self.interrupted:
@@ -177,6 +180,27 @@ class Checkpoint(keras.callbacks.Callback):
             raise KeyboardInterrupt
         self.interrupted = True
         print("Will stop at the end of this epoch. Interrupt again to stop at once; that epoch is then lost.")
+
+
+class AverageWeights(keras.callbacks.Callback):
+    """Validates the running average of the weights, which is steadier than the weights of any one step.
+
+    The optimizer keeps the average: give it ``use_ema=True, ema_momentum=0.995``. Stands behind `Checkpoint`
+    in the list of callbacks, which then keeps the average of the best epoch. Training itself goes on with the
+    weights as they are. (`keras.callbacks.SwapEMAWeights` of Keras 3.15 does the same, but loses the weights
+    on PyTorch, and changes their last digits on TensorFlow.)
+    """
+
+    def on_test_begin(self, logs=None):
+        optimizer = self.model.optimizer
+        self.trained = [keras.ops.convert_to_numpy(variable).copy() for variable in self.model.trainable_variables]
+        for variable, average in zip(self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True):
+            # A copy: JAX frees the array that a step was given, and the average must outlive the validation.
+            variable.assign(keras.ops.convert_to_numpy(average).copy())
+
+    def on_test_end(self, logs=None):
+        for variable, value in zip(self.model.trainable_variables, self.trained, strict=True):
+            variable.assign(value)
 
 
 #: Widgets to draw live curves into, (HTML, Image), instead of the output of the cell that runs: see `live_in`.

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from catsdogs import augment, backend, dataset, gradcam, paths, records, training
+from catsdogs import augment, backend, dataset, gradcam, paths, records, training, whitening
 from catsdogs.dataset import Photos
 
 
@@ -118,7 +118,7 @@ def run(epochs=5, sleep=0.0, resume=True, callbacks=(), size=16):
     model = small_model(size)
     training_model = keras.Sequential([model.inputs[0], augment.augmentation("strong", 0), model])
     schedule = keras.optimizers.schedules.CosineDecay(0.01, epochs * 6)
-    training_model.compile(keras.optimizers.AdamW(schedule), "binary_crossentropy", metrics=["accuracy"],
+    training_model.compile(keras.optimizers.AdamW(schedule, use_ema=True, ema_momentum=0.9), "binary_crossentropy", metrics=["accuracy"],
                            jit_compile=backend.jit_compile())
     batches = training.Batches(photos, 8, seed=2)
     training.estimate_seconds(training_model, batches, epochs)
@@ -126,7 +126,7 @@ def run(epochs=5, sleep=0.0, resume=True, callbacks=(), size=16):
     slow = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: time.sleep(sleep))
     history = training_model.fit(batches, steps_per_epoch=batches.steps, shuffle=False, epochs=epochs, verbose=0,
                                  validation_data=(val.images, val.labels[:, None]),
-                                 callbacks=[checkpoint, training.LiveCurves(checkpoint), slow, *callbacks])
+                                 callbacks=[checkpoint, training.AverageWeights(), training.LiveCurves(checkpoint), slow, *callbacks])
     (paths.models() / "history.json").write_text(json.dumps(history.history))
     return model, checkpoint, history.history
 
@@ -153,19 +153,35 @@ def test_a_killed_run_goes_on_to_the_same_history(tmp_path, monkeypatch, capsys)
         np.testing.assert_allclose(resumed[name], whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
-def test_the_best_epoch_is_restored(tmp_path, monkeypatch):
+def test_the_average_of_the_best_epoch_is_restored(tmp_path, monkeypatch):
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
-    kept = {}
+    trained, averages = {}, {}
 
     class Keep(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            kept[epoch + 1] = [ops.convert_to_numpy(w).copy() for w in self.model.weights]
+            copy = [[ops.convert_to_numpy(v).copy() for v in variables] for variables in (
+                self.model.trainable_variables, self.model.optimizer._model_variables_moving_average)]
+            trained[epoch + 1], averages[epoch + 1] = copy
 
     model, checkpoint, history = run(epochs=6, callbacks=[Keep()])
     best = int(np.argmin(history["val_loss"])) + 1
     assert checkpoint.best_epoch == best
-    for weight, expected in zip(model.weights, kept[best], strict=True):
-        assert np.array_equal(ops.convert_to_numpy(weight), expected)
+    for variable, average, value in zip(model.trainable_variables, averages[best], trained[best], strict=True):
+        assert np.array_equal(ops.convert_to_numpy(variable), average)
+        assert not np.array_equal(average, value)  # training itself goes on with the weights as they are
+    # What was validated is what is kept.
+    val = some_photos(20)
+    model.compile(loss="binary_crossentropy")
+    assert model.evaluate(val.images, val.labels[:, None], verbose=0) == pytest.approx(history["val_loss"][best - 1], rel=1e-4)
+
+
+def test_averaging_does_not_change_the_training(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    averaged = run(epochs=3)[2]
+    monkeypatch.setattr(training, "AverageWeights", keras.callbacks.Callback)
+    plain = run(epochs=3)[2]
+    np.testing.assert_allclose(averaged["loss"], plain["loss"], rtol=1e-6)
+    assert not np.allclose(averaged["val_loss"], plain["val_loss"])
 
 
 def test_interrupting_stops_after_the_epoch_and_can_be_continued(tmp_path, monkeypatch, capsys):
@@ -223,6 +239,33 @@ def test_the_estimate_leaves_the_model_as_it_was():
                                            (2 * 3600 + 20 * 60, "2 h 20 min")])
 def test_durations(seconds, text):
     assert training.duration(seconds) == text
+
+
+# --- first filters -------------------------------------------------------------------------------
+
+
+def test_whitened_answers_are_uncorrelated_and_of_one_size():
+    # Smooth pictures, whose neighbouring pixels are much alike, as in photos.
+    rng = np.random.default_rng(0)
+    images = ops.convert_to_numpy(ops.image.resize(rng.integers(0, 256, (300, 8, 8, 3)).astype("float32"), (32, 32)))
+    convolution = layers.Conv2D(16, 5, use_bias=False)
+    convolution.build((None, 32, 32, 3))
+    whitening.whiten(convolution, images, patches=5000)
+    kernel = ops.convert_to_numpy(convolution.kernel)
+    assert np.array_equal(kernel[..., :8], -kernel[..., 8:])
+    answers = ops.convert_to_numpy(convolution(images / 127.5 - 1)).reshape(-1, 16)[:, :8]
+    spread = answers.std(0)
+    assert spread.max() / spread.min() < 2
+    random = ops.convert_to_numpy(layers.Conv2D(8, 5)(images / 127.5 - 1)).reshape(-1, 8)
+    off = ~np.eye(8, dtype=bool)
+    assert abs(np.corrcoef(answers.T)[off]).max() < 0.15 < abs(np.corrcoef(random.T)[off]).max()
+
+
+def test_filters_that_cannot_be_whitened_say_why():
+    convolution = layers.Conv2D(7, 3, use_bias=False)
+    convolution.build((None, 16, 16, 3))
+    with pytest.raises(ValueError, match="7 filters"):
+        whitening.whiten(convolution, some_photos().images)
 
 
 # --- saving ----------------------------------------------------------------------------------------
