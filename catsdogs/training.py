@@ -187,8 +187,9 @@ class AverageWeights(keras.callbacks.Callback):
 
     The optimizer keeps the average: give it ``use_ema=True, ema_momentum=0.995``. Stands behind `Checkpoint`
     in the list of callbacks, which then keeps the average of the best epoch. Training itself goes on with the
-    weights as they are. (`keras.callbacks.SwapEMAWeights` of Keras 3.15 does the same, but loses the weights
-    on PyTorch, and changes their last digits on TensorFlow.)
+    weights as they are, to the last digit. (`keras.callbacks.SwapEMAWeights` of Keras 3.15 does the same, but
+    swaps by adding and subtracting on TensorFlow, which changes last digits, so that validating would change
+    the training.)
     """
 
     def on_test_begin(self, logs=None):
