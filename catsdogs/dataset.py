@@ -11,10 +11,11 @@ from catsdogs import arrays, check, paths, splits
 
 @dataclass(frozen=True)
 class Photos:
-    """Some photos in memory.
+    """Some photos as arrays.
 
-    ``images``: uint8, shape (photos, size, size, 3), RGB, 0 to 255. ``labels``: uint8, shape (photos,),
-    0 for a cat and 1 for a dog. ``names``: paths below ``data/PetImages``, such as ``Cat/17.jpg``.
+    ``images``: uint8, shape (photos, size, size, 3), RGB, 0 to 255; mapped from a file where that is possible, and then
+    read-only. ``labels``: uint8, shape (photos,), 0 for a cat and 1 for a dog. ``names``: paths below
+    ``data/PetImages``, such as ``Cat/17.jpg``.
     """
 
     images: np.ndarray
@@ -61,10 +62,20 @@ def describe(protocol: str = "full") -> dict:
 
 
 def _load(rows: pd.DataFrame, split, image_size, progress) -> Photos:
-    # All good photos lie in one cache, whatever their split, so that both protocols share it.
-    table = check.check_photos(progress=False)
-    good = table[table.problem == ""]
-    pixels = arrays.load_pixels(list(good.photo), list(good.sha256), image_size, progress=progress)
+    # All good photos lie in one cache, whatever their split, so that both protocols share it. They lie there in the
+    # order of `full`'s splits: a part of `full` is a slice of the mapped file then, and takes no memory of its own.
+    order = _cache_order(rows)
+    pixels = arrays.load_pixels(list(order.photo), list(order.sha256), image_size, progress=progress)
     wanted = rows[rows.split == split]
-    position = pd.Series(np.arange(len(good)), index=good.photo)
-    return Photos(pixels[position[wanted.photo]], wanted.label.to_numpy(np.uint8), list(wanted.photo))
+    position = pd.Series(np.arange(len(order)), index=order.photo)[wanted.photo].to_numpy()
+    chosen = slice(position[0], position[-1] + 1) if (np.diff(position) == 1).all() else position
+    return Photos(np.asarray(pixels)[chosen], wanted.label.to_numpy(np.uint8), list(wanted.photo))
+
+
+def _cache_order(rows):
+    table = check.check_photos(progress=False)
+    try:
+        full = splits.split_photos(table, splits.known_duplicates(table), "full")
+    except ValueError:  # too few photos for `full`, which the protocol of `rows` can do with
+        return rows
+    return full.sort_values("split", kind="stable")

@@ -60,6 +60,26 @@ def curves(history: dict, *, best_epoch: int | None = None, epochs: int | None =
 
 
 @_styled
+def comparison(rows: list[dict], *, title: str) -> Figure:
+    """A bar a row of a benchmark: ``times``, how many times better ours is; ``wanted``, where given, as a mark."""
+    figure, axis = _figure(width=9.6, height=0.9 + 0.3 * len(rows))
+    labels = [f"{row['what']}, {row['backend']}\nagainst {row['against']}" for row in rows]
+    axis.barh(labels, [row["times"] for row in rows], color=VAL, height=0.6)
+    for index, row in enumerate(rows):
+        axis.text(row["times"] * 1.04, index, f"{row['times']:.2g}×", va="center", fontsize=8)
+        if row["wanted"]:
+            axis.plot([row["wanted"]] * 2, [index - 0.4, index + 0.4], color=ACCENT, lw=2,
+                      label=None if axis.get_legend_handles_labels()[1] else "wanted")
+    axis.axvline(1, color="#30343a", lw=1)
+    axis.set(title=title, xscale="log", xlabel="times better than the peer")
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.invert_yaxis()
+    axis.tick_params(axis="y", labelsize=7)
+    axis.legend(loc="lower right")
+    return figure
+
+
+@_styled
 def confusion_matrix(confusion, *, title: str = "") -> Figure:
     """The confusion matrix, [[cats called cat, cats called dog], [dogs called cat, dogs called dog]]."""
     confusion = np.asarray(confusion)
@@ -127,7 +147,7 @@ def threshold(labels, probabilities, value: float) -> Figure:
     precision = f"{labels[called].mean():.1%}" if called.any() else "–"
     axis.set(title=f"Threshold {value:.2f}: accuracy {np.mean(called == labels):.1%}, precision {precision}, "
                    f"recall {called[labels == 1].mean():.1%}", xlabel="probability of dog", ylabel="photos")
-    axis.legend(fontsize=8)
+    axis.legend(fontsize=8, loc="upper center")
     return figure
 
 

@@ -48,10 +48,10 @@ def save_run(name: str, model: keras.Model, *, hyperparameters: dict, history: d
         "best_epoch": best_epoch,
         "metrics": metrics,
         "seconds": round(seconds, 1),
-        "device": f"{backend.device()} ({_processor()})",
+        "device": f"{backend.device()} ({processor()})",
         "backend": backend.name(),
         "python": platform.python_version(),
-        "versions": _versions(),
+        "versions": versions(),
         "model_sha256": file_sha256(folder / f"{name}.keras"),
     }
     return _write(record)
@@ -101,7 +101,8 @@ def _write(record):
     return path
 
 
-def _versions():
+def versions() -> dict[str, str]:
+    """The versions of the libraries that numbers may depend on."""
     found = {}
     for package in _PACKAGES:
         try:
@@ -111,7 +112,8 @@ def _versions():
     return found
 
 
-def _processor():
+def processor() -> str:
+    """The processor's name, as the system has it."""
     try:
         lines = Path("/proc/cpuinfo").read_text().splitlines()
         return next(line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))

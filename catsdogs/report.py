@@ -1,6 +1,8 @@
-"""Write the published numbers and figures from the run records, so that no number is typed by hand."""
+"""Write the published numbers and figures from the records of runs, so that no number is typed by hand."""
 
+import json
 import re
+import statistics
 import sys
 from pathlib import Path
 
@@ -9,15 +11,18 @@ from PIL import Image
 
 from catsdogs import paths, plots, records, training
 
-MODEL, OURS_8000, SEEDS = "cats_vs_dogs", "cats_vs_dogs_seed_8000", "seeds_recipe"
+MODEL, SEEDS = "cats_vs_dogs", "seeds_recipe"
+#: Ours on the recipe's photos, a seed of the random numbers each.
+OURS_8000 = ("cats_vs_dogs_seed_8000", "cats_vs_dogs_seed_8000_1", "cats_vs_dogs_seed_8000_2")
 #: Numbers of the recipe as many repositories share it, published by its authors; not measured here.
 PUBLISHED_SEEDS = {"train": 0.89, "test": 0.7978}
 
 
 def blocks() -> dict[str, str]:
-    """The generated parts of README.md and models/README.md by name, as Markdown."""
-    model, ours, seeds = (records.read(name) for name in (MODEL, OURS_8000, SEEDS))
+    """The generated parts of README.md, models/README.md and benchmarks/RESULTS.md by name, as Markdown."""
+    model, seeds, *ours = (records.read(name) for name in (MODEL, SEEDS, *OURS_8000))
     p, test, val = model["hyperparameters"], model["metrics"]["test"], model["metrics"]["val"]
+    mirrored = model["metrics"]["test_mirrored"]
     data, versions = model["data"]["photos"], model["versions"]
     summary = (
         f"**{_percent(test['accuracy'])} of {test['photos']:,} test photos right** (95% interval {_interval(test['accuracy'])}), "
@@ -35,7 +40,9 @@ def blocks() -> dict[str, str]:
         "|---|---|---|---|---|",
         f"| **ours**, the default of notebook 02 | {data['train']:,} (`full`) | {model['parameters']:,} "
         f"| **{_percent(test['accuracy'])}** ({_interval(test['accuracy'])}) | {training.duration(model['seconds'])} |",
-        _row("ours, the same, on the recipe's photos", ours),
+        f"| ours, the photo and its mirror image averaged | {data['train']:,} (`full`) | {model['parameters']:,} "
+        f"| {_percent(mirrored['accuracy'])} ({_interval(mirrored['accuracy'])}) | the same |",
+        _mean_row("ours, the same, on the recipe's photos", ours),
         _row("the recipe many repositories share, as we ran it", seeds),
         f"| the same recipe, as published (not measured here) | 8,000 | – | {PUBLISHED_SEEDS['test']:.2%} | – |",
     ])
@@ -60,8 +67,26 @@ def blocks() -> dict[str, str]:
         f"{seeds['history']['accuracy'][-1]:.1%} training, {seeds['metrics']['val']['accuracy']['value']:.1%} validation and "
         f"{_percent(seeds['metrics']['test']['accuracy'])} test accuracy."
     )
-    return {"summary": summary, "figures": figures, "results": results, "numbers": numbers, "facts": facts, "recipe": recipe,
+    bench = json.loads((paths.PROJECT / "benchmarks" / "bench.json").read_text(encoding="utf-8"))
+    machine = (f"{bench['photos']:,} photos; {_device({'device': bench['machine']})}; Keras {bench['versions']['keras']}, "
+               f"TensorFlow {bench['versions']['tensorflow']}.\n\n")
+    chosen = [row for row in bench["rows"] if row["wanted"] and row["backend"] == "tensorflow"]
+    size = p["IMAGE_SIZE"]
+    return {"shape": f"(N, {size}, {size}, 3)", "decode": f"`catsdogs.decode.decode(photo, {size})`", "pixels": f"{size}×{size}",
+            "speed": machine + speed_table(chosen), "bench": machine + speed_table(bench["rows"]), "summary": summary, "figures": figures, "results": results, "numbers": numbers, "facts": facts, "recipe": recipe,
             "time": f"about {training.duration(model['seconds'])} on {_device(model)}"}
+
+
+def speed_table(rows: list[dict]) -> str:
+    """The rows of ``benchmarks/bench.json`` as a Markdown table."""
+    lines = ["| what | backend | ours | peer | ours is better by | wanted | the peer |", "|---|---|---|---|---|---|---|"]
+    for row in rows:
+        peer = "–" if row["peer"] is None else f"{_number(row['peer'])} {row['unit']}"
+        times = "–" if row["times"] is None else f"**{row['times']:.2g}×**"
+        wanted = "" if row["wanted"] is None else f"{row['wanted']:.2g}×"
+        lines.append(f"| {row['what']} | {row['backend']} | {_number(row['ours'])} {row['unit']} | {peer} | {times} "
+                     f"| {wanted} | {row['against']} |")
+    return "\n".join(lines)
 
 
 def write() -> None:
@@ -96,7 +121,7 @@ def main(check: bool) -> int:
 
 
 def _documents():
-    return [paths.PROJECT / "README.md", paths.PROJECT / "models" / "README.md"]
+    return [paths.PROJECT / name for name in ("README.md", "models/README.md", "benchmarks/RESULTS.md")]
 
 
 def _filled(document: Path) -> str:
@@ -124,6 +149,18 @@ def _row(label, record):
     accuracy = record["metrics"]["test"]["accuracy"]
     return (f"| {label} | {record['data']['photos']['train']:,} (`{record['data']['protocol']}`) | {record['parameters']:,} "
             f"| {_percent(accuracy)} ({_interval(accuracy)}) | {training.duration(record['seconds'])} |")
+
+
+def _mean_row(label, found):
+    accuracies = [record["metrics"]["test"]["accuracy"]["value"] for record in found]
+    seconds = statistics.mean(record["seconds"] for record in found)
+    return (f"| {label}, mean of {len(found)} seeds | {found[0]['data']['photos']['train']:,} (`{found[0]['data']['protocol']}`) "
+            f"| {found[0]['parameters']:,} | {statistics.mean(accuracies):.2%} "
+            f"(the seeds: {', '.join(f'{accuracy:.1%}' for accuracy in accuracies)}) | {training.duration(seconds)} |")
+
+
+def _number(value):
+    return f"{value:,.0f}" if value >= 100 else f"{value:.3g}"
 
 
 def _percent(measure):

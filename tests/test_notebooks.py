@@ -13,7 +13,7 @@ from catsdogs import __main__ as command_line, dataset, notebooks, paths, record
 
 SMALL = {
     "01_get_the_photos.ipynb": {"SOURCE": "drawn", "IMAGE_SIZE": 32},
-    "02_train_the_cnn.ipynb": {"IMAGE_SIZE": 32, "BATCH_SIZE": 16, "EPOCHS": 2, "FILTERS": [4, 8], "DENSE_UNITS": 8},
+    "02_train_the_cnn.ipynb": {"IMAGE_SIZE": 56, "BATCH_SIZE": 16, "EPOCHS": 2, "FILTERS": [4, 8], "DENSE_UNITS": 8},
     "03_read_the_results.ipynb": {},
 }
 NOTEBOOKS = [path.name for path in notebooks.all_notebooks()]

@@ -42,7 +42,7 @@ def test_the_shipped_model_keeps_its_contract():
 
 
 def test_the_shipped_records_are_of_real_photos_and_reach_what_was_asked():
-    for name, least in ((report.MODEL, 0.86), (report.SEEDS, 0.79), (report.OURS_8000, 0.79)):
+    for name, least in ((report.MODEL, 0.92), (report.SEEDS, 0.79), *((name, 0.87) for name in report.OURS_8000)):
         record = json.loads((SHIPPED / f"{name}.json").read_text())
         assert record["data"]["source"] == "asirra" and record["epochs"] == 25
         confusion = np.array(record["metrics"]["test"]["confusion"])

@@ -40,12 +40,26 @@ def test_augmentation_does_nothing_outside_training():
     assert np.array_equal(ops.convert_to_numpy(layer(images, training=False)), images)
 
 
-def test_without_a_window_photos_are_only_mirrored():
+def test_with_nothing_else_photos_are_only_mirrored():
     images = some_photos().images.astype("float32")
-    views = ops.convert_to_numpy(augment.RandomView(zoom=(1.0, 1.0), seed=3)(images, training=True))
+    views = ops.convert_to_numpy(augment.RandomView(seed=3)(images, training=True))
     straight = abs(views - images).max((1, 2, 3)) < 1e-3
     mirrored = abs(views - images[:, :, ::-1]).max((1, 2, 3)) < 1e-3
     assert (straight ^ mirrored).all() and 10 < mirrored.sum() < 38
+
+
+def test_shifting_moves_by_whole_pixels_and_repeats_the_edges():
+    # Each pixel says where it is, so the shift can be read off the view.
+    x, y = np.meshgrid(np.arange(64.0), np.arange(64.0))
+    image = np.stack([x, y, np.zeros_like(x)], -1)[None].repeat(400, 0).astype("float32")
+    views = ops.convert_to_numpy(augment.RandomView(shift=1 / 16, flip=False)(image, training=True))
+    assert np.array_equal(views, views.round())  # nothing was interpolated
+    right, down = views[:, 32, 32, 0] - 32, views[:, 32, 32, 1] - 32
+    for moved in (right, down):
+        assert set(moved) == set(range(-4, 5)) and abs(moved.mean()) < 0.6
+    assert abs(np.corrcoef(right, down)[0, 1]) < 0.2  # the two directions are drawn apart
+    expected = np.clip(np.arange(64) + right[:, None], 0, 63)
+    assert np.array_equal(views[:, 10, :, 0], expected)
 
 
 def test_a_window_shows_a_part_of_the_photo_larger():
@@ -306,26 +320,59 @@ def test_missing_records_say_what_to_do(empty):
 # --- Grad-CAM --------------------------------------------------------------------------------------
 
 
-def test_gradcam_points_at_what_decides():
-    # A model that says "dog" for red and nothing else: the map must be where the red is.
+@pytest.mark.parametrize("behind", [["relu"], ["pool", "relu"], ["pool", "norm", "relu"], ["norm", "relu", "pool"]],
+                         ids="-".join)
+def test_gradcam_points_at_what_decides(behind):
+    # A model that says "dog" for red and nothing else: the map must be where the red is, as fine as the convolution.
+    kinds = {"relu": lambda: layers.Activation("relu"), "pool": lambda: layers.MaxPooling2D(2),
+             "norm": layers.BatchNormalization}
     model = keras.Sequential([
-        keras.Input((16, 16, 3)), layers.Rescaling(1 / 255), layers.Conv2D(1, 3, padding="same", activation="relu"),
-        layers.Flatten(), layers.Dense(1, activation="sigmoid")])
+        keras.Input((16, 16, 3)), layers.Rescaling(1 / 255), layers.Conv2D(1, 3, padding="same"),
+        *(kinds[name]() for name in behind), layers.Flatten(), layers.Dense(1, activation="sigmoid")])
     kernel = np.zeros((3, 3, 3, 1), "float32")
     kernel[1, 1, 0] = 1
     model.layers[1].set_weights([kernel, np.zeros(1, "float32")])
-    model.layers[3].set_weights([np.ones((256, 1), "float32"), np.full(1, -5, "float32")])
+    inputs = model.layers[-1].kernel.shape[0]
+    model.layers[-1].set_weights([np.ones((inputs, 1), "float32"), np.full(1, -5 * inputs / 256, "float32")])
     image = np.zeros((1, 16, 16, 3), np.uint8)
-    image[0, 2:6, 10:14, 0] = 255
+    image[0, 2:5, 10:13, 0] = 255
     found = gradcam.gradcam(model, image)[0]
     assert found.shape == (16, 16) and found.max() == 1
-    assert found[2:6, 10:14].min() > 0.9 and found[9:].max() < 0.1
+    assert found[2:5, 10:13].min() > 0.9 and found[9:].max() < 0.1 and found[2, 9] < 0.1
 
 
 def test_gradcam_needs_a_convolution():
     model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(1, activation="sigmoid")])
     with pytest.raises(ValueError, match="no convolution"):
         gradcam.gradcam(model, np.zeros((1, 4, 4, 3)))
+
+
+def test_precision_holds_for_layers_built_within():
+    before = keras.config.dtype_policy().name
+    with backend.precision("mixed_bfloat16"):
+        layer = layers.Dense(2)
+        layer.build((None, 3))
+    assert layer.compute_dtype == "bfloat16" and layer.kernel.dtype == "float32"
+    assert keras.config.dtype_policy().name == before
+    with pytest.raises(RuntimeError), backend.precision("mixed_bfloat16"):
+        raise RuntimeError
+    assert keras.config.dtype_policy().name == before
+
+
+@pytest.mark.parametrize("flags, gpus, name, expected", [
+    ("fpu avx512_bf16 sse", [], "tensorflow", "mixed_bfloat16"),
+    ("fpu avx2 sse", [], "tensorflow", "float32"),
+    ("fpu avx512_bf16 sse", [], "jax", "float32"),
+    ("fpu avx512_bf16 sse", ["NVIDIA L4"], "tensorflow", "float32"),
+])
+def test_bfloat16_is_for_where_it_was_measured_to_pay(monkeypatch, tmp_path, flags, gpus, name, expected):
+    (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
+    monkeypatch.setattr(backend, "_CPU_FACTS", tmp_path / "cpuinfo")
+    monkeypatch.setattr(backend, "gpus", lambda: gpus)
+    monkeypatch.setattr(backend, "name", lambda: name)
+    assert backend.faster_precision() == expected
+    monkeypatch.setattr(backend, "_CPU_FACTS", tmp_path / "missing")  # as on macOS
+    assert backend.faster_precision() == "float32"
 
 
 def test_the_backend_names_its_device():

@@ -1,0 +1,66 @@
+"""The benchmark counts, compares and reports what it says."""
+
+import importlib.util
+from types import SimpleNamespace
+
+import keras
+import pytest
+from keras import layers
+
+from catsdogs import paths, plots, report
+
+
+@pytest.fixture(scope="module")
+def bench():
+    spec = importlib.util.spec_from_file_location("bench", paths.PROJECT / "benchmarks" / "bench.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+def test_operations_are_counted_by_hand(bench):
+    model = keras.Sequential([
+        keras.Input((8, 8, 3)), layers.Conv2D(4, 3), layers.MaxPooling2D(2), layers.Conv2D(5, 2, padding="same"),
+        layers.Flatten(), layers.Dense(7)])
+    first, second, dense = 6 * 6 * 3 * 3 * 3 * 4, 3 * 3 * 2 * 2 * 4 * 5, 3 * 3 * 5 * 7
+    assert bench.training_flops(model) == 2 * (2 * first + 3 * second + 3 * dense)
+
+
+def test_it_measures_the_network_of_the_notebook(bench):
+    notebook = bench.notebook_02()
+    model = notebook["build_model"](SimpleNamespace(**notebook["hyperparameters"]))
+    assert sum(isinstance(layer, layers.Conv2D) for layer in model.layers) == 2
+    assert set(bench.SPRINT) <= set(notebook["hyperparameters"])
+    notebook["build_model"](SimpleNamespace(**notebook["hyperparameters"] | bench.SPRINT))
+
+
+def test_a_row_says_how_many_times_better_ours_is(bench):
+    slower = bench.row("an epoch", "s", 2.0, 6.0, "theirs", 3)
+    faster = bench.row("reading", "photos/s", 100.0, 50.0, "theirs", higher_is_better=True)
+    alone = bench.row("an epoch", "s", 2.0, None, "nobody", backend="jax")
+    assert (slower["times"], faster["times"], alone["times"]) == (3, 2, None)
+    assert "| an epoch | tensorflow | 2 s | 6 s | **3×** | 3× | theirs |" in report.speed_table([slower, faster, alone])
+    figure = plots.comparison([slower, faster], title="here")
+    assert [bar.get_width() for bar in figure.axes[0].patches] == [3, 2]
+    plots.close(figure)
+
+
+def test_the_first_round_does_not_count_and_rounds_alternate(bench):
+    calls = []
+    bench.alternate(lambda: calls.append("ours"), lambda: calls.append("peer"), rounds=2)
+    assert calls == ["ours", "peer"] * 3
+
+
+def test_a_run_counts_until_the_target_was_reached_twice_in_a_row(bench):
+    accuracies = iter([0.7, 0.81, 0.79, 0.80, 0.82, 0.9])
+    clock = bench.stopwatch(lambda model: next(accuracies))
+    clock.set_model(SimpleNamespace(stop_training=False))
+    for epoch in range(5):
+        clock.on_epoch_end(epoch)
+        assert (clock.reached is not None) == (epoch == 4) == clock.model.stop_training
+    assert clock.reached == clock.times[4] and len(clock.accuracies) == 5
+
+
+def test_one_measurement_end_to_end_on_drawn_pictures(bench, drawn):
+    found = bench.measure("reading")
+    assert found["ours"] > 0 and found["peer"] > 0
