@@ -1,4 +1,4 @@
-"""The shell's door: ``python -m catsdogs run | publish | report``."""
+"""The shell's door: ``python -m catsdogs run | predict | publish | report``."""
 
 import argparse
 import os
@@ -17,14 +17,30 @@ def main(arguments: list[str] | None = None) -> int:
     published.add_argument("numbers", nargs="*", metavar="NN", help="only these notebooks, such as 01 03 (by default all)")
     report = commands.add_parser("report", help="write the numbers in README.md and models/README.md from the run records")
     report.add_argument("--check", action="store_true", help="only say what is out of date; exit status 1 if anything is")
+    predict = commands.add_parser(
+        "predict", help="say of photos whether they show a cat or a dog",
+        description="Prints a line a photo: its path, cat or dog, the probability of dog. Photos that cannot be read are named on "
+                    "stderr. Exit status 0: all were read, 1: some were not, 2: wrong usage, or no model to use.")
+    predict.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders with all folders in them")
+    predict.add_argument("--model", metavar="PATH", help="a .keras file (models/cats_vs_dogs.keras)")
+    form = predict.add_mutually_exclusive_group()
+    form.add_argument("--json", dest="form", action="store_const", const="json", help="a JSON object a line")
+    form.add_argument("--csv", dest="form", action="store_const", const="csv", help="comma-separated, with a header")
     chosen = parser.parse_args(arguments)
     if chosen.command == "report":
         from catsdogs import report as report_module
 
         return report_module.main(chosen.check)
     try:
+        if chosen.command == "predict":
+            return predict_photos(chosen.photos, chosen.model, chosen.form)
         return run() if chosen.command == "run" else publish(chosen.numbers)
+    except BrokenPipeError:  # whoever read the answers, such as `head`, has had enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return 141
     except KeyboardInterrupt:
+        if chosen.command == "predict":
+            return 130
         print("\nStopped. The same command goes on where this one was.", file=sys.stderr)
         return 130
 
@@ -80,6 +96,56 @@ def publish(numbers: list[str] = ()) -> int:
             notebooks.publish(build / notebook.name, notebook)
         status = report_module.main(check=False)
     return status
+
+
+def predict_photos(given: list[str], model: str | None = None, form: str | None = None) -> int:
+    """Print what the model says of the photos and folders `given`; returns the exit status.
+
+    `form` is ``"json"``, ``"csv"`` or None for lines to read.
+    """
+    import csv
+    import json
+
+    from tqdm import tqdm
+
+    from catsdogs import classify
+
+    status, photos = 0, []
+    for path in given:
+        found = list(classify.find_photos([path]))
+        if not found:
+            print(f"{_printable(path)}: a folder without photos", file=sys.stderr)
+            status = 1
+        photos += found
+    try:
+        loaded = classify.load_model(model)
+    except classify.ModelError as error:
+        print(error, file=sys.stderr)
+        return 2
+    table = csv.writer(sys.stdout, lineterminator="\n")
+    if form == "csv":
+        table.writerow(["photo", "label", "probability"])
+    # The bar would be torn by answers in the same terminal.
+    hidden = len(photos) < 200 or not sys.stderr.isatty() or sys.stdout.isatty()
+    for answer in tqdm(classify.classify(loaded, photos), total=len(photos), unit=" photos", disable=hidden):
+        photo = _printable(answer.photo)
+        if answer.probability is None:
+            tqdm.write(f"{photo}: {answer.problem}", file=sys.stderr)
+            status = 1
+        elif form == "json":
+            print(json.dumps({"photo": answer.photo, "label": answer.label, "probability": round(answer.probability, 6)}))
+        elif form == "csv":
+            table.writerow([photo, answer.label, f"{answer.probability:.6f}"])
+        else:
+            print(f"{photo}  {answer.label}  {answer.probability:.4f}")
+    sys.stdout.flush()
+    return status
+
+
+def _printable(path):
+    """`path` on one line, whatever is in it: a file's name may hold line ends, colours for a terminal, or no text at all."""
+    return "".join(character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
+                   for character in str(path))
 
 
 def _execute(folder, chosen):

@@ -59,6 +59,11 @@ def gpus() -> list[str]:
     return []
 
 
+if name() == "tensorflow":
+    with _quiet():
+        gpus()  # looking for a GPU the first time, TensorFlow prints what it does not find
+
+
 def device() -> str:
     """The device training runs on, in words: ``"NVIDIA L4"`` or ``"CPU, 8 cores"``."""
     cores = os.cpu_count()

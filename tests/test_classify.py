@@ -1,0 +1,148 @@
+"""Photos are classified: from Python, and from the shell as a user would."""
+
+import csv
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from catsdogs import classify, paths
+from catsdogs.decode import decode
+
+
+@pytest.fixture(scope="module")
+def album(drawn_data, tmp_path_factory):
+    """A folder with photos, in folders, and with files that are none."""
+    folder = tmp_path_factory.mktemp("album")
+    (folder / "deep" / "er").mkdir(parents=True)
+    photos = sorted((drawn_data / "PetImages").glob("*/*.jpg"))
+    shutil.copy(photos[0], folder / "b.jpg")
+    shutil.copy(photos[1], folder / "deep" / "A.JPG")
+    shutil.copy(photos[-1], folder / "deep" / "er" / "c d.jpeg")
+    (folder / "broken.jpg").write_bytes(photos[2].read_bytes()[:200])
+    (folder / "page.png").write_text("<html>no photo</html>")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def shell(*arguments, **options):
+    return subprocess.run([sys.executable, "-m", "catsdogs", "predict", *map(str, arguments)], capture_output=True, text=True,
+                          cwd=paths.PROJECT, **options)
+
+
+def test_folders_are_searched_and_files_taken_as_they_are(album):
+    names = [path.relative_to(album).as_posix() for path in classify.find_photos([album])]
+    assert names == ["b.jpg", "broken.jpg", "deep/A.JPG", "deep/er/c d.jpeg", "page.png"]
+    assert list(classify.find_photos([album / "notes.txt"])) == [album / "notes.txt"]
+
+
+def test_every_photo_is_answered_in_order_whatever_the_batches(album):
+    model = classify.load_model()
+    photos = list(classify.find_photos([album]))
+    answers = list(classify.classify(model, photos))
+    assert [answer.photo for answer in answers] == [str(photo) for photo in photos]
+    assert [answer.photo for answer in answers if answer.problem] == [str(album / "broken.jpg"), str(album / "page.png")]
+    for answer in answers:
+        if answer.probability is None:
+            assert answer.label is None
+            continue
+        alone = float(model.predict(decode(answer.photo, model.input_shape[1])[None], verbose=0)[0, 0])
+        assert answer.probability == pytest.approx(alone, abs=1e-5) and answer.label == ("dog" if alone >= 0.5 else "cat")
+    for batch_size in (1, 2):
+        again = list(classify.classify(model, photos, batch_size=batch_size))
+        assert [a.problem for a in again] == [a.problem for a in answers]
+        np.testing.assert_allclose([a.probability or 0 for a in again], [a.probability or 0 for a in answers], atol=1e-5)
+
+
+def test_the_shell_answers_what_it_can_and_names_the_rest(album):
+    run = shell(album)
+    lines = run.stdout.splitlines()
+    assert run.returncode == 1 and len(lines) == 3
+    path, label, probability = lines[0].rsplit("  ", 2)
+    assert path == str(album / "b.jpg") and label in ("cat", "dog") and 0 <= float(probability) <= 1
+    errors = run.stderr.splitlines()
+    assert len(errors) == 2 and errors[0].startswith(f"{album}/broken.jpg: ") and "Traceback" not in run.stderr
+
+
+def test_json_and_csv_say_the_same(album):
+    good = [album / "b.jpg", album / "deep"]
+    as_json, as_csv = shell("--json", *good), shell("--csv", *good)
+    assert as_json.returncode == as_csv.returncode == 0 and as_json.stderr == as_csv.stderr == ""
+    objects = [json.loads(line) for line in as_json.stdout.splitlines()]
+    rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
+    assert len(objects) == 3
+    assert [(o["photo"], o["label"], f"{o['probability']:.6f}") for o in objects] == [tuple(row.values()) for row in rows]
+
+
+def test_names_cannot_forge_lines(album, tmp_path):
+    odd = tmp_path / "a\nb \x1b[31m.jpg"
+    shutil.copy(album / "b.jpg", odd)
+    run = shell(odd, tmp_path / "missing\r.jpg")
+    assert run.returncode == 1 and len(run.stdout.splitlines()) == 1 and "\x1b" not in run.stdout
+    assert "a\\nb \\x1b[31m.jpg" in run.stdout and run.stderr == f"{tmp_path}/missing\\r.jpg: no such file\n"
+
+
+def test_a_folder_without_photos_is_said(tmp_path):
+    run = shell(tmp_path)
+    assert run.returncode == 1 and run.stdout == "" and run.stderr == f"{tmp_path}: a folder without photos\n"
+
+
+def test_a_reader_that_has_had_enough_is_no_error(album):
+    run = subprocess.run(f"{sys.executable} -m catsdogs predict {album} {album} | head -1", shell=True, capture_output=True,
+                         text=True, cwd=paths.PROJECT)
+    assert len(run.stdout.splitlines()) == 1 and "Traceback" not in run.stderr and "BrokenPipe" not in run.stderr
+
+
+def damaged(tmp_path):
+    path = tmp_path / "damaged.keras"
+    path.write_bytes((paths.PROJECT / "models" / "cats_vs_dogs.keras").read_bytes()[:50_000])
+    return path
+
+
+def empty(tmp_path):
+    (tmp_path / "empty.keras").touch()
+    return tmp_path / "empty.keras"
+
+
+def other_shape(tmp_path):
+    keras.Sequential([keras.Input((7,)), layers.Dense(1)]).save(tmp_path / "other.keras")
+    return tmp_path / "other.keras"
+
+
+def two_answers(tmp_path):
+    keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2)]).save(tmp_path / "two.keras")
+    return tmp_path / "two.keras"
+
+
+def runs_code(tmp_path):
+    keras.Sequential([keras.Input((8, 8, 3)), layers.Lambda(lambda x: x), layers.Flatten(), layers.Dense(1)]
+                     ).save(tmp_path / "code.keras")
+    return tmp_path / "code.keras"
+
+
+def pickled(tmp_path):
+    (tmp_path / "model.h5").write_bytes(b"anything")
+    return tmp_path / "model.h5"
+
+
+@pytest.mark.parametrize("make, said", [
+    (lambda folder: folder / "none.keras", "no model"), (damaged, "cannot be loaded"), (empty, "cannot be loaded"),
+    (other_shape, "expected a model that takes"), (two_answers, "expected a model that takes"),
+    (runs_code, "cannot be loaded"), (pickled, "only those are loaded"),
+], ids=["missing", "damaged", "empty", "other shape", "two answers", "runs code", "not keras"])
+def test_a_model_that_cannot_be_used_is_said_in_one_sentence(tmp_path, make, said):
+    with pytest.raises(classify.ModelError, match=said) as error:
+        classify.load_model(make(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_model_the_shell_exits_with_2(album, tmp_path):
+    run = shell(album, "--model", tmp_path / "none.keras", env=os.environ | {"CATSDOGS_MODELS": str(tmp_path)})
+    assert run.returncode == 2 and run.stdout == "" and len(run.stderr.splitlines()) == 1
