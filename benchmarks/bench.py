@@ -481,7 +481,7 @@ def step_rows() -> list[dict]:
 
     rows = []
     for name in backends():
-        # Without a GPU, bfloat16 was found to pay on TensorFlow alone; elsewhere a step would take minutes.
+        # Without a GPU, the notebook trains in bfloat16 on TensorFlow alone.
         for policy in ("float32", "mixed_bfloat16") if name == "tensorflow" or backend.gpus() else ("float32",):
             found = measure("step", name, policy)
             rows.append(row(f"arithmetic of a training step, {found['dtype']}", "GFLOP/s", found["reached"] / 1e9,
