@@ -52,18 +52,20 @@ def _open(path, shape):
     try:
         written = json.loads(path.with_suffix(".json").read_text())
         pixels = np.load(path, mmap_mode="r")
-        if pixels.shape != shape or pixels.dtype != np.uint8 or _checksum(pixels) != written["crc32"]:
+        if pixels.shape != shape or pixels.dtype != np.uint8 or _checksum(path) != written["crc32"]:
             return None
         return pixels
     except (OSError, ValueError, KeyError, TypeError, EOFError):
         return None
 
 
-def _checksum(pixels):
-    # CRC-32 reads gigabytes a second and finds what a failing disk or a cut-off write does.
-    crc = 0
-    for start in range(0, len(pixels), 1024):
-        crc = zlib.crc32(np.ascontiguousarray(pixels[start:start + 1024]), crc)
+def _checksum(path):
+    # CRC-32 reads gigabytes a second and finds what a failing disk or a cut-off write does. The file is read, not
+    # mapped: what is mapped counts as this process's memory.
+    crc, block = 0, bytearray(1 << 20)
+    with open(path, "rb", buffering=0) as file:
+        while count := file.readinto(block):
+            crc = zlib.crc32(memoryview(block)[:count], crc)
     return crc
 
 
@@ -77,15 +79,21 @@ def _write(path, folder, photos, shape, progress):
     try:
         pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
 
-        def fill(index):
-            pixels[index] = decode(folder / photos[index], size)
+        def fill(some):
+            for index in some:
+                pixels[index] = decode(folder / photos[index], size)
+            return len(some)
 
-        with ThreadPoolExecutor(os.cpu_count()) as pool:
-            list(tqdm(pool.map(fill, range(len(photos))), total=len(photos), unit=" photos",
-                      desc=f"Decoding to {size}×{size}", disable=not progress, mininterval=0.5))
+        # Many photos a task: handing a thread one at a time takes a fifth of the time that decoding it does.
+        tasks = [range(start, min(start + 32, len(photos))) for start in range(0, len(photos), 32)]
+        with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(
+                total=len(photos), unit=" photos", desc=f"Decoding to {size}×{size}", disable=not progress,
+                mininterval=0.5) as bar:
+            for count in pool.map(fill, tasks):
+                bar.update(count)
         pixels.flush()
-        crc = _checksum(pixels)
         del pixels
+        crc = _checksum(partial)
         with open(partial, "rb+") as file:
             os.fsync(file.fileno())
         os.replace(partial, path)

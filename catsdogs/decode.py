@@ -72,7 +72,8 @@ def _read(source, size):
             if size is not None:
                 image.draft(None, (size, size))
             image.load()
-            return _to_rgb(ImageOps.exif_transpose(image))
+            ImageOps.exif_transpose(image, in_place=True)
+            return _to_rgb(image)
     except PhotoError:
         raise
     except UnidentifiedImageError:
@@ -97,4 +98,4 @@ def _to_rgb(image):
         image = image.convert("RGBA")
         paper = Image.new("RGBA", image.size, "white")
         image = Image.alpha_composite(paper, image)
-    return image.convert("RGB")
+    return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
