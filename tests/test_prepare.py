@@ -58,7 +58,7 @@ def test_bad_files_are_listed_with_their_reason_and_stay(empty):
     table = check.check_photos(progress=False)
     bad = check.quarantine(table).set_index("photo").problem
     assert set(bad.index) == {"Cat/30.jpg", "Cat/31.jpg", "Cat/32.jpg"}
-    assert bad["Cat/30.jpg"] == "empty file" and "no image" in bad["Cat/31.jpg"] and "truncated" in bad["Cat/32.jpg"]
+    assert bad["Cat/30.jpg"] == "empty file" and "no photo" in bad["Cat/31.jpg"] and "truncated" in bad["Cat/32.jpg"]
     assert (cats / "30.jpg").exists() and (cats / "31.jpg").exists() and (cats / "32.jpg").exists()
     assert pd.read_csv(paths.tables() / "quarantine.csv").photo.tolist() == sorted(bad.index)
     assert not set(bad.index) & set(splits.prepare("full", progress=False).photo)
