@@ -1,5 +1,6 @@
-# run   the notebooks, top to bottom, into build/        test  the tests
-# lab   the notebooks in JupyterLab                      install  only the environment (GPU=1: with CUDA)
+# run    the notebooks, top to bottom, into build/        test     the tests
+# lab    the notebooks in JupyterLab                      install  only the environment (GPU=1: with CUDA)
+# serve  a page that classifies photos                    fuzz     thousands of broken photos at the service
 
 SHELL := /bin/bash
 VENV := .venv
@@ -10,27 +11,39 @@ PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python;
 # TensorFlow's wheels with CUDA come through this extra.
 GPU_EXTRA := $(if $(GPU),"tensorflow[and-cuda]")
 INSTALLED := $(VENV)/installed$(if $(GPU),-gpu)
+TESTS := $(VENV)/installed-tests
 
-.PHONY: run test lab install publish seeds bench report clean
+.PHONY: run test lab serve fuzz install publish seeds bench bench-serve report clean
 .DEFAULT_GOAL := run
 
 run: install
 	@$(BIN)/python -m catsdogs run
 
-test: install
+test: $(TESTS)
 	@$(BIN)/python -m pytest
+
+# As in `make test`, but more of it.
+fuzz: $(TESTS)
+	@CATSDOGS_FUZZ=$(or $(COUNT),20000) $(BIN)/python -m pytest tests/test_fuzz.py -s
+
+serve: install
+	@$(BIN)/python -m catsdogs serve
 
 lab: install
 	@$(BIN)/jupyter lab notebooks
 
 install: $(INSTALLED)
 
-$(INSTALLED): requirements.txt .ci/constraints.txt
+$(INSTALLED): requirements.txt requirements-serve.txt .ci/constraints.txt
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11, 3.12 or 3.13 found: install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
 	@test -x $(BIN)/python || { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); } || \
 		{ echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	@echo "Installing: about 700 MB, a few minutes"
-	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt -c .ci/constraints.txt $(GPU_EXTRA)
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt -r requirements-serve.txt -c .ci/constraints.txt $(GPU_EXTRA)
+	@touch $@
+
+$(TESTS): $(INSTALLED) tests/requirements.txt
+	@$(BIN)/python -m pip install -q --disable-pip-version-check -r tests/requirements.txt -c .ci/constraints.txt
 	@touch $@
 
 # For maintainers: run on all real photos and bring notebooks/, models/ and the README up to date.
@@ -42,6 +55,9 @@ seeds: install
 
 bench: install
 	@$(BIN)/python benchmarks/bench.py
+
+bench-serve: $(TESTS)
+	@$(BIN)/python benchmarks/bench_serve.py
 
 report: install
 	@$(BIN)/python -m catsdogs report

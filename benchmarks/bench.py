@@ -8,7 +8,8 @@ photos in their original size, for the rows that read files. Peers are run as th
 
 Each measurement runs in a process of its own, never two at once, and within it rounds alternate between ours and the
 peer; a row shows medians. Prints a table and writes ``build/bench.json`` and ``build/bench.png``, or with ``--publish``
-the two in this folder, from where `python -m catsdogs report` takes the README's table. Takes about half an hour.
+the two in this folder, from where `python -m catsdogs report` takes the README's table; measurements that are named then
+replace their rows only. Takes about half an hour.
 """
 
 import argparse
@@ -89,7 +90,7 @@ def epoch() -> dict:
                                                              label_mode="binary", verbose=False)
             files = files.map(lambda images, labels: (vary(images, training=True) / 255, labels), num_parallel_calls=-1)
             ways["image_dataset_from_directory"] = (recipe_network(None), files.prefetch(-1), {})
-        found = alternate(*(lambda way=way: way[0].fit(way[1], verbose=0, **way[2]) for way in ways.values()),
+        found = alternate(*(lambda way=way: epoch_seconds(way[0], way[1], **way[2]) for way in ways.values()),
                           rounds=rounds_for(len(table)))
     return {"seconds": dict(zip(ways, found)), "dtype": network.compute_dtype}
 
@@ -117,7 +118,7 @@ def step() -> dict:
         whole = keras.Sequential([model.inputs[0], augment.augmentation(strength), model])
         whole.compile(keras.optimizers.AdamW(1e-3), "binary_crossentropy", metrics=["accuracy"],
                       jit_compile=backend.jit_compile())
-        return model, lambda: whole.fit(batches, steps_per_epoch=steps, shuffle=False, verbose=0)
+        return model, lambda: epoch_seconds(whole, batches, steps_per_epoch=steps, shuffle=False)
 
     side = 8192 if backend.gpus() else 4096
     dtype = keras.config.dtype_policy().compute_dtype
@@ -223,15 +224,39 @@ MEASUREMENTS = {function.__name__: function for function in (sprint, reading, ep
 # --- what they share -------------------------------------------------------------------------------------------------
 
 def alternate(*functions, rounds: int = ROUNDS) -> list[float]:
-    """The median seconds of each of `functions`, which take turns, after one round that does not count."""
+    """The median seconds of each of `functions`, which take turns, after one round that does not count.
+
+    A function that returns a number has measured its seconds itself.
+    """
     seconds = [[] for _ in functions]
     for round_number in range(rounds + 1):
         for function, found in zip(functions, seconds):
             started = time.perf_counter()
-            function()
+            itself = function()
             if round_number:
-                found.append(time.perf_counter() - started)
+                found.append(itself if isinstance(itself, float) else time.perf_counter() - started)
     return [statistics.median(found) for found in seconds]
+
+
+def epoch_seconds(model, batches, **options) -> float:
+    """Seconds of one epoch of ``model.fit``, from its beginning to its end.
+
+    Not of the call: with TensorFlow 2.21 that ends by waiting for the thread that tunes the input pipeline, which sleeps for
+    twice as long each time, up to a minute. It does so once for a whole training, whoever built the pipeline, and would
+    up to double a call of one epoch.
+    """
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.begun = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seconds = time.perf_counter() - self.begun
+
+    clock = Clock()
+    model.fit(batches, verbose=0, callbacks=[clock], **options)
+    return clock.seconds
 
 
 def good_photos():
@@ -428,8 +453,8 @@ def child(arguments: str) -> None:
     Path(result).write_text(json.dumps(MEASUREMENTS[name](**options)))
 
 
-def row(what: str, unit: str, ours: float, peer: float | None, against: str, wanted: float | None = None, *, backend: str = "tensorflow",
-        higher_is_better: bool = False) -> dict:
+def row(what: str, unit: str, ours: float, peer: float | None, against: str, wanted: float | None = None, *,
+        backend: str = "tensorflow", higher_is_better: bool = False) -> dict:
     """A line of the table: `ours` and `peer` in `unit`, how many times better ours is, and what is wanted."""
     times = None if peer is None else (ours / peer if higher_is_better else peer / ours)
     return {"what": what, "unit": unit, "ours": ours, "peer": peer, "times": times, "against": against, "wanted": wanted,
@@ -526,6 +551,19 @@ def get_photos(archive: str | None, folder: Path) -> Path:
     return folder
 
 
+def merged(before: dict, result: dict) -> dict:
+    """The published result `before`, with the rows of what `result` measured anew in place of those it had.
+
+    Ends the program where the two are not of the same machine and photos, whose rows cannot stand in one table.
+    """
+    for fact in ("machine", "photos", "drawn", "versions"):
+        if before[fact] != result[fact]:
+            sys.exit(f"the published rows are of another {fact} ({before[fact]}, now {result[fact]}): measure all of them")
+    anew = {line["measurement"] for line in result["rows"]}
+    rows = {name: [line for line in (result if name in anew else before)["rows"] if line["measurement"] == name] for name in ROWS}
+    return result | {"rows": [line for lines in rows.values() for line in lines]}
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("measurements", nargs="*", metavar="MEASUREMENT", help=f"of {', '.join(MEASUREMENTS)}; all")
@@ -556,11 +594,13 @@ def main() -> None:
             # The originals are few: they are for what depends on the size of the files.
             for folder in folders if name in ("reading", "epoch") else folders[:1]:
                 os.environ["CATSDOGS_DATA"] = str(folder)
-                result["rows"] += ROWS[name]()
+                result["rows"] += [line | {"measurement": name} for line in ROWS[name]()]
         os.environ["CATSDOGS_DATA"] = str(folders[0])
-        figure = plots.comparison([line for line in result["rows"] if line["times"]], title=result["machine"])
     build = paths.PROJECT / "benchmarks" if arguments.publish else paths.PROJECT / "build"
     build.mkdir(exist_ok=True)
+    if arguments.publish and arguments.measurements:
+        result = merged(json.loads((build / "bench.json").read_text()), result)
+    figure = plots.comparison([line for line in result["rows"] if line["times"]], title=result["machine"])
     (build / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
     figure.savefig(build / "bench.png")
     print(f"\n{count:,} {'drawn pictures' if drawn else 'photos'}, {result['machine']}\n\n{report.speed_table(result['rows'])}")

@@ -1,4 +1,4 @@
-"""The shell's door: ``python -m catsdogs run | predict | publish | report``."""
+"""The shell's door: ``python -m catsdogs run | predict | serve | export | publish | report``."""
 
 import argparse
 import os
@@ -19,13 +19,26 @@ def main(arguments: list[str] | None = None) -> int:
     report.add_argument("--check", action="store_true", help="only say what is out of date; exit status 1 if anything is")
     predict = commands.add_parser(
         "predict", help="say of photos whether they show a cat or a dog",
-        description="Prints a line a photo: its path, cat or dog, the probability of dog. Photos that cannot be read are named on "
-                    "stderr. Exit status 0: all were read, 1: some were not, 2: wrong usage, or no model to use.")
+        description="Prints a line a photo: its path, cat or dog or unsure, the probability of dog. Photos that cannot be read are "
+                    "named on stderr. Exit status 0: all were read, 1: some were not, 2: wrong usage, or no model to use.")
     predict.add_argument("photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders with all folders in them")
-    predict.add_argument("--model", metavar="PATH", help="a .keras file (models/cats_vs_dogs.keras)")
+    predict.add_argument("--model", metavar="PATH", help="a .keras, .onnx or .tflite file (models/cats_vs_dogs.keras)")
     form = predict.add_mutually_exclusive_group()
     form.add_argument("--json", dest="form", action="store_const", const="json", help="a JSON object a line")
     form.add_argument("--csv", dest="form", action="store_const", const="csv", help="comma-separated, with a header")
+    serve = commands.add_parser(
+        "serve", help="answer over HTTP, with a page for photos", description="Needs only requirements-serve.txt. Ends on Ctrl-C "
+        "or SIGTERM, once the requests in flight are answered. Exit status 2: no model to use, or no such port.")
+    serve.add_argument("--host", default="127.0.0.1", help="the address to listen at; 0.0.0.0 is all of them (127.0.0.1: this machine only)")
+    serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (8000)")
+    serve.add_argument("--model", metavar="PATH", help="an .onnx file (models/cats_vs_dogs.onnx)")
+    export = commands.add_parser(
+        "export", help="write the model as ONNX and LiteRT, and a folder in which browsers classify",
+        description="Writes NAME.onnx, NAME.tflite and NAME_int8.tflite beside the model, and the folder. The 8-bit file needs "
+                    "photos to measure by: training photos in data/. The folder needs npm.")
+    export.add_argument("--model", metavar="PATH", help="a .keras file (models/cats_vs_dogs.keras)")
+    export.add_argument("--output", metavar="FOLDER", help="where the files go (beside the model)")
+    export.add_argument("--web", metavar="FOLDER", help="where the page goes (build/web)")
     chosen = parser.parse_args(arguments)
     if chosen.command == "report":
         from catsdogs import report as report_module
@@ -34,6 +47,10 @@ def main(arguments: list[str] | None = None) -> int:
     try:
         if chosen.command == "predict":
             return predict_photos(chosen.photos, chosen.model, chosen.form)
+        if chosen.command == "serve":
+            return serve_photos(chosen.host, chosen.port, chosen.model)
+        if chosen.command == "export":
+            return export_model(chosen.model, chosen.output, chosen.web)
         return run() if chosen.command == "run" else publish(chosen.numbers)
     except BrokenPipeError:  # whoever read the answers, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -83,7 +100,7 @@ def publish(numbers: list[str] = ()) -> int:
 
     `numbers`, such as ``["01", "03"]``, chooses among them; none means all.
     """
-    from catsdogs import dataset, notebooks, report as report_module
+    from catsdogs import dataset, notebooks, records, report as report_module
 
     if dataset.is_drawn() or not paths.photos().exists():
         print("Publishing needs the real photos: ./download_data.sh first.", file=sys.stderr)
@@ -94,6 +111,9 @@ def publish(numbers: list[str] = ()) -> int:
     if status == 0:
         for notebook in chosen:
             notebooks.publish(build / notebook.name, notebook)
+        if any(notebook.name[:2] in ("02", "03") for notebook in chosen):
+            # The other formats carry the model and its calibration.
+            records.add_facts(report_module.MODEL, exports=_write_exports(paths.models() / f"{report_module.MODEL}.keras", paths.models()))
         status = report_module.main(check=False)
     return status
 
@@ -114,38 +134,102 @@ def predict_photos(given: list[str], model: str | None = None, form: str | None 
     for path in given:
         found = list(classify.find_photos([path]))
         if not found:
-            print(f"{_printable(path)}: a folder without photos", file=sys.stderr)
+            print(f"{classify.printable(path)}: a folder without photos", file=sys.stderr)
             status = 1
         photos += found
     try:
-        loaded = classify.load_model(model)
+        classifier = classify.load_classifier(model)
     except classify.ModelError as error:
         print(error, file=sys.stderr)
         return 2
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
-        table.writerow(["photo", "label", "probability"])
+        table.writerow(["photo", "label", "probability", "certainty"])
     # The bar would be torn by answers in the same terminal.
     hidden = len(photos) < 200 or not sys.stderr.isatty() or sys.stdout.isatty()
-    for answer in tqdm(classify.classify(loaded, photos), total=len(photos), unit=" photos", disable=hidden):
-        photo = _printable(answer.photo)
-        if answer.probability is None:
+    for answer in tqdm(classify.classify(classifier, photos), total=len(photos), unit=" photos", disable=hidden):
+        photo = classify.printable(answer.photo)
+        if answer.label is None:
             tqdm.write(f"{photo}: {answer.problem}", file=sys.stderr)
             status = 1
         elif form == "json":
-            print(json.dumps({"photo": answer.photo, "label": answer.label, "probability": round(answer.probability, 6)}))
+            print(json.dumps({"photo": answer.photo, "label": answer.label, "probability": round(answer.probability, 6),
+                              "certainty": round(answer.certainty, 6)}))
         elif form == "csv":
-            table.writerow([photo, answer.label, f"{answer.probability:.6f}"])
+            table.writerow([photo, answer.label, f"{answer.probability:.6f}", f"{answer.certainty:.6f}"])
         else:
             print(f"{photo}  {answer.label}  {answer.probability:.4f}")
     sys.stdout.flush()
     return status
 
 
-def _printable(path):
-    """`path` on one line, whatever is in it: a file's name may hold line ends, colours for a terminal, or no text at all."""
-    return "".join(character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
-                   for character in str(path))
+def serve_photos(host: str, port: int, model: str | None) -> int:
+    """Answer over HTTP until stopped; returns the exit status."""
+    path = model or paths.models() / "cats_vs_dogs.onnx"
+    try:
+        from catsdogs import classify, serve
+    except ModuleNotFoundError as error:
+        print(f"The package {error.name} is missing: pip install -r requirements-serve.txt", file=sys.stderr)
+        return 2
+    try:
+        return serve.serve(host, port, path)
+    except classify.ModelError as error:
+        print(error, file=sys.stderr)
+    except (OSError, OverflowError) as error:
+        print(f"Cannot listen at {classify.printable(host)}, port {port} ({getattr(error, 'strerror', None) or error}): "
+              "choose another with --host and --port", file=sys.stderr)
+    return 2
+
+
+def export_model(model: str | None, output: str | None, web: str | None) -> int:
+    """Write the model in all other formats, and the folder for browsers; returns the exit status."""
+    from pathlib import Path
+
+    from catsdogs import classify
+
+    path = Path(model or paths.models() / "cats_vs_dogs.keras")
+    files = Path(output) if output else path.parent
+    folder = Path(web).resolve() if web else paths.PROJECT / "build" / "web"
+    try:
+        from catsdogs import export
+
+        _write_exports(path, files)
+        export.web_folder(files / f"{path.stem}.onnx", folder)
+    except classify.ModelError as error:
+        print(error, file=sys.stderr)
+        return 2
+    except OSError as error:
+        print(f"{classify.printable(error.filename or files)} cannot be written: {error.strerror}", file=sys.stderr)
+        return 2
+    print(f"{paths.shown(folder)}: hand it out with any web server, such as python -m http.server -d {paths.shown(folder)}")
+    return 0
+
+
+def _write_exports(model, folder):
+    """Write `model`, a path, in all formats and say how far they differ from it, measured where there are real photos."""
+    import numpy as np
+
+    from catsdogs import classify, dataset, export
+
+    def some_photos(size):
+        images = dataset.load("full", size)[0].images
+        return images[np.sort(np.random.default_rng(0).choice(len(images), min(512, len(images)), replace=False))]
+
+    real = paths.photos().exists() and not dataset.is_drawn()
+    written = export.export(model, folder, photos=some_photos if real else None)
+    found = {}
+    if real:
+        tests = dataset.load_test("full", classify.load_classifier(written[0]).size).images
+        found = export.compare(model, written, tests)
+    for path in written:
+        line = f"{paths.shown(path)}: {path.stat().st_size / 1e6:.2f} MB"
+        if path.name in found:
+            line += (f"; on {len(tests):,} test photos, probabilities differ by at most "
+                     f"{found[path.name]['largest_difference']:.1g}, and {found[path.name]['same_answer']:.2%} get the same answer")
+        print(line)
+    if not real:
+        print("No 8-bit LiteRT file: it is measured on real training photos, and there are none in data/.")
+    return found
 
 
 def _execute(folder, chosen):

@@ -141,3 +141,26 @@ def gradient(function, x):
         x = x.detach().requires_grad_(True)
         return torch.autograd.grad(function(x).sum(), x)[0]
     raise NotImplementedError(f"gradients on the {name()} backend: use tensorflow, jax or torch")
+
+
+def to_litert(model, photos=None) -> bytes:
+    """`model` as the content of a LiteRT (``.tflite``) file; of 8-bit integers where `photos` are given.
+
+    `photos`, uint8, (photos, size, size, 3), show how large numbers get inside the network; a few hundred will do. The
+    8-bit file takes uint8 photos and gives float32.
+
+    Raises `NotImplementedError` on a backend other than TensorFlow.
+    """
+    if name() != "tensorflow":
+        raise NotImplementedError(f"LiteRT files are written with TensorFlow, and Keras runs on {name()}: set KERAS_BACKEND=tensorflow")
+    import tensorflow as tf
+
+    options = {}
+    if photos is not None:
+        options = {"optimizations": [tf.lite.Optimize.DEFAULT], "inference_input_type": tf.uint8,
+                   "representative_dataset": lambda: ([photo[None].astype("float32")] for photo in photos),
+                   "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]}}
+    with tempfile.TemporaryDirectory() as folder, _quiet():
+        path = Path(folder, "model.tflite")
+        model.export(path, format="litert", verbose=False, **options)
+        return path.read_bytes()

@@ -1,15 +1,17 @@
 """Classify photos with a trained model: files in, answers out."""
 
+import json
 import os
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
 
-from catsdogs import CLASS_NAMES, paths
+from catsdogs import paths
+from catsdogs.calibrate import Calibration
 from catsdogs.decode import PhotoError, decode
 
 #: The endings, in lower case, of the files that are looked for in folders; a file that is named is always tried.
@@ -24,21 +26,59 @@ class ModelError(ValueError):
 class Answer:
     """What a model says of one photo.
 
-    ``photo``: its path as it was given. ``probability``: that it shows a dog, 0 to 1, or None where the photo could not be
-    read; ``problem`` then says why, in a few words.
+    ``photo``: its path as it was given. ``probability``: that it shows a dog, 0 to 1, as the model says; ``certainty``: how
+    often such an answer is right, 0.5 to 1 (see `catsdogs.calibrate`); ``label``: ``"cat"``, ``"dog"`` or ``"unsure"``. All
+    three are None where the photo could not be read; ``problem`` then says why, in a few words.
     """
 
     photo: str
-    probability: float | None
+    probability: float | None = None
+    certainty: float | None = None
+    label: str | None = None
     problem: str = ""
 
-    @property
-    def label(self) -> str | None:
-        """``"cat"`` or ``"dog"``, whichever is more likely, or None where the photo could not be read."""
-        return None if self.probability is None else CLASS_NAMES[self.probability >= 0.5]
+
+@dataclass(frozen=True)
+class Classifier:
+    """A model from a file of any format.
+
+    ``predict`` takes uint8 photos, (photos, size, size, 3), and returns the probability of "dog", (photos,). ``explain``,
+    or None where the file cannot, takes the same and returns also where the model looked: (photos, height, width), 0 to 1,
+    its strongest part 1 (see `catsdogs.gradcam`). ``facts`` is what the file says of itself.
+    """
+
+    size: int
+    predict: Callable[[np.ndarray], np.ndarray]
+    explain: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+    calibration: Calibration = Calibration()
+    facts: dict = field(default_factory=dict)
+
+    def answer(self, photo, probability: float) -> Answer:
+        """The answer for the photo named `photo`, of which the model says `probability`."""
+        probability = float(probability)
+        return Answer(str(photo), probability, self.calibration.certainty(probability), self.calibration.label(probability))
 
 
-def load_model(path: Path | None = None):
+def load_classifier(path: str | os.PathLike | None = None, *, threads: int | None = None) -> Classifier:
+    """The model at `path`, a ``.keras``, ``.onnx`` or ``.tflite`` file; by default the ``.keras`` one that ships.
+
+    ``.onnx`` and ``.tflite`` files are those of `catsdogs.export`; they need no Keras. `threads` is for them, by default as
+    many as there are cores.
+
+    Raises `ModelError` for a file that is missing, damaged, of another kind or shape, or needs what is not installed.
+    """
+    path = Path(path or paths.models() / "cats_vs_dogs.keras")
+    loaders = {".keras": _load_keras, ".onnx": _load_onnx, ".tflite": _load_litert}
+    if path.suffix not in loaders:
+        raise ModelError(f"{printable(paths.shown(path))} is no .keras, .onnx or .tflite file; only those are loaded, as others may "
+                         "run code")
+    if not path.is_file():
+        made = "notebook 02 makes one" if path.suffix == ".keras" else "python -m catsdogs export makes one"
+        raise ModelError(f"no model {printable(paths.shown(path))}: expected a {path.suffix} file; {made}")
+    return loaders[path.suffix](path, threads or os.cpu_count())
+
+
+def load_model(path: str | os.PathLike | None = None):
     """The Keras model in the ``.keras`` file at `path`, by default the one that ships, loaded in Keras's safe mode.
 
     Raises `ModelError` for a file that is missing, damaged, or of a model that does not take (photos, size, size, 3) and
@@ -46,22 +86,113 @@ def load_model(path: Path | None = None):
     """
     path = Path(path or paths.models() / "cats_vs_dogs.keras")
     if not path.is_file():
-        raise ModelError(f"no model {paths.shown(path)}: expected a .keras file; notebook 02 makes one")
-    if path.suffix != ".keras":
-        raise ModelError(f"{paths.shown(path)} is no .keras file; only those are loaded, as others may run code")
+        raise ModelError(f"no model {printable(paths.shown(path))}: expected a .keras file; notebook 02 makes one")
     from catsdogs.backend import keras
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
         takes, gives = model.input_shape, model.output_shape
     except Exception as error:  # zipfile, h5py, json and Keras raise many kinds for a damaged file
-        reason = str(error).strip().splitlines()[0][:200] if str(error).strip() else type(error).__name__
-        raise ModelError(f"{paths.shown(path)} cannot be loaded ({reason}): get it again, or train with notebook 02") from None
-    if not (isinstance(takes, tuple) and len(takes) == 4 and takes[1] and takes[1] == takes[2] and takes[3] == 3
-            and gives == (None, 1)):
-        raise ModelError(f"{paths.shown(path)} takes {takes} and answers {gives}: expected a model that takes "
-                         "(None, size, size, 3) and answers (None, 1), as notebook 02 makes it")
+        raise _cannot_be_loaded(path, error, "train with notebook 02") from None
+    if not (_is_square(takes) and gives == (None, 1)):
+        raise _other_shape(path, takes, gives, "as notebook 02 makes it")
     return model
+
+
+def _load_keras(path, threads):
+    model = load_model(path)
+
+    def predict(images):
+        return model.predict_on_batch(images)[:, 0]
+
+    def explain(images):
+        from catsdogs import gradcam
+
+        return predict(images), gradcam.gradcam(model, images)
+
+    return Classifier(model.input_shape[1], predict, explain, recorded_calibration(path), {"name": path.stem})
+
+
+def _load_onnx(path, threads):
+    try:
+        import onnxruntime
+    except ImportError:
+        raise ModelError(f"{printable(paths.shown(path))} needs ONNX Runtime: pip install onnxruntime") from None
+
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    # Threads that spin while they wait would take the cores from those that decode.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+        facts = dict(session.get_modelmeta().custom_metadata_map)
+    except Exception as error:  # ONNX Runtime has many kinds of its own
+        raise _cannot_be_loaded(path, error, "write it anew with python -m catsdogs export") from None
+    inputs, outputs = session.get_inputs(), {output.name: output.shape for output in session.get_outputs()}
+    takes = [None if isinstance(length, str) else length for length in inputs[0].shape]
+    if not (len(inputs) == 1 and _is_square(takes) and inputs[0].type == "tensor(uint8)" and "probability" in outputs):
+        raise _other_shape(path, f"{inputs[0].type} {takes}", list(outputs), "as python -m catsdogs export writes it")
+    # Without this, ONNX Runtime computes the map too when only the probability is asked for.
+    only_what_is_asked = onnxruntime.RunOptions()
+    only_what_is_asked.only_execute_path_to_fetches = True
+
+    def run(names, images):
+        return session.run(names, {inputs[0].name: images}, only_what_is_asked)
+
+    def explain(images):
+        probabilities, maps = run(["probability", "map"], images)
+        return probabilities[:, 0], maps
+
+    return Classifier(takes[1], lambda images: run(["probability"], images)[0][:, 0], explain if "map" in outputs else None,
+                      _calibration_of(facts), facts)
+
+
+def _load_litert(path, threads):
+    try:
+        from ai_edge_litert.interpreter import Interpreter
+    except ImportError:
+        raise ModelError(f"{printable(paths.shown(path))} needs LiteRT: pip install ai-edge-litert") from None
+    try:
+        interpreter = Interpreter(str(path), num_threads=threads)
+        runner = interpreter.get_signature_runner()
+        (entry, takes), = runner.get_input_details().items()
+        (answer, gives), = runner.get_output_details().items()
+    except Exception as error:  # ValueError, RuntimeError and whatever flatbuffers raises
+        raise _cannot_be_loaded(path, error, "write it anew with python -m catsdogs export") from None
+    shape = list(takes["shape_signature"])
+    if not (_is_square(shape) and gives["shape_signature"][-1] == 1):
+        raise _other_shape(path, shape, list(gives["shape_signature"]), "as python -m catsdogs export writes it")
+    return Classifier(int(shape[1]), lambda images: runner(**{entry: images.astype(takes["dtype"])})[answer][:, 0],
+                      calibration=recorded_calibration(path), facts={"name": path.stem})
+
+
+def _is_square(shape):
+    return isinstance(shape, (tuple, list)) and len(shape) == 4 and bool(shape[1]) and shape[1] == shape[2] and shape[3] == 3
+
+
+def _cannot_be_loaded(path, error, remedy):
+    lines = str(error).strip().splitlines() or [type(error).__name__]
+    return ModelError(f"{printable(paths.shown(path))} cannot be loaded ({printable(lines[0][:200])}): get it again, or {remedy}")
+
+
+def _other_shape(path, takes, gives, whose):
+    return ModelError(f"{printable(paths.shown(path))} takes {takes} and answers {gives}: expected a model that takes "
+                      f"(None, size, size, 3) and answers (None, 1), {whose}")
+
+
+def recorded_calibration(path):
+    """The calibration in the run record beside the model at `path`; without one, the model is taken at its word."""
+    try:
+        record = json.loads(path.with_name(f"{path.stem.removesuffix('_int8')}.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return Calibration()
+    return _calibration_of(record.get("calibration", {}))
+
+
+def _calibration_of(facts):
+    given = {name: float(facts[name]) for name in ("temperature", "unsure_below") if name in facts}
+    return Calibration(**given)
 
 
 def find_photos(given: Iterable[str | os.PathLike]) -> Iterator[Path]:
@@ -73,16 +204,41 @@ def find_photos(given: Iterable[str | os.PathLike]) -> Iterator[Path]:
             yield path
 
 
-def classify(model, photos: Iterable[str | os.PathLike], *, batch_size: int = 64) -> Iterator[Answer]:
-    """What `model` says of each of `photos`, in their order; a photo that cannot be read gets an answer that says so.
+def fetch(address: str, *, seconds: float = 20) -> bytes:
+    """The photo at the web address `address`, http or https.
 
-    `model` takes arrays as `catsdogs.decode.decode` makes them. Photos are decoded on all cores, `batch_size` at a time.
+    Raises `catsdogs.decode.PhotoError` where there is none, it is larger than a photo may be, or it takes over `seconds`.
     """
-    size, remaining = model.input_shape[1], iter(photos)
+    import urllib.error
+    import urllib.request
+
+    from catsdogs.decode import MAX_BYTES, PhotoTooLarge
+
+    if not address.lower().startswith(("http://", "https://")):
+        raise PhotoError(f"{printable(address)}: expected an address that begins with http:// or https://")
+    try:
+        # Some sites answer nobody who gives no name.
+        request = urllib.request.Request(address, headers={"User-Agent": "Mozilla/5.0 (compatible; catsdogs)"})
+        with urllib.request.urlopen(request, timeout=seconds) as response:
+            content = response.read(MAX_BYTES + 1)
+    except (OSError, ValueError) as error:  # urllib's errors are OSErrors; ValueError is for addresses it cannot parse
+        why = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
+        raise PhotoError(f"{printable(address)} cannot be fetched: {printable(why)}") from None
+    if len(content) > MAX_BYTES:
+        raise PhotoTooLarge(f"more than {MAX_BYTES // 10**6} MB")
+    return content
+
+
+def classify(classifier: Classifier, photos: Iterable, *, batch_size: int = 64) -> Iterator[Answer]:
+    """What `classifier` says of each of `photos`, in their order; a photo that cannot be read gets an answer that says so.
+
+    Photos are paths, or (name, bytes). They are decoded on all cores, `batch_size` at a time.
+    """
+    remaining = iter(photos)
 
     def read(photo):
         try:
-            return decode(photo, size)
+            return decode(photo[1] if isinstance(photo, tuple) else photo, classifier.size)
         except PhotoError as error:
             return error
 
@@ -90,9 +246,16 @@ def classify(model, photos: Iterable[str | os.PathLike], *, batch_size: int = 64
         while batch := list(islice(remaining, batch_size)):
             found = list(pool.map(read, batch))
             good = [pixels for pixels in found if isinstance(pixels, np.ndarray)]
-            probabilities = iter(model.predict_on_batch(np.stack(good))[:, 0] if good else ())
+            probabilities = iter(classifier.predict(np.stack(good)) if good else ())
             for photo, pixels in zip(batch, found):
+                name = photo[0] if isinstance(photo, tuple) else photo
                 if isinstance(pixels, np.ndarray):
-                    yield Answer(str(photo), float(next(probabilities)))
+                    yield classifier.answer(name, next(probabilities))
                 else:
-                    yield Answer(str(photo), None, str(pixels))
+                    yield Answer(str(name), problem=str(pixels))
+
+
+def printable(text) -> str:
+    """`text` on one line, whatever is in it: a file's name may hold line ends, colours for a terminal, or no text at all."""
+    return "".join(character if character.isprintable() else character.encode("unicode_escape", "backslashreplace").decode()
+                   for character in str(text))

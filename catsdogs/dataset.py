@@ -2,11 +2,12 @@
 
 import json
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from catsdogs import arrays, check, paths, splits
+from catsdogs import CLASS_NAMES, arrays, check, paths, splits
 
 
 @dataclass(frozen=True)
@@ -51,6 +52,28 @@ def source() -> dict:
 def is_drawn() -> bool:
     """Whether the photos at hand are the drawn sample, so that numbers and figures can say so."""
     return source()["source"] == "drawn"
+
+
+def examples(count: int = 12) -> tuple[list[Path], str]:
+    """Paths of `count` photos to try a model on, cats and dogs in turn, and in words what they are.
+
+    Test photos, which no model was trained on; where there are no photos at all, drawings made on the spot.
+    """
+    if paths.photos().exists():
+        rows = splits.prepare("full", progress=False)
+        tests = rows[rows.split == "test"]
+        half = -(-count // 2)
+        by_class = [tests[tests.label == label].sample(half, random_state=0).photo for label in (0, 1)]
+        chosen = [paths.photos() / photo for pair in zip(*by_class) for photo in pair]
+        return chosen[:count], "drawn test pictures" if is_drawn() else "test photos"
+    from catsdogs import drawn
+
+    folder, rng, chosen = paths.data() / "examples", np.random.default_rng(0), []
+    folder.mkdir(parents=True, exist_ok=True)
+    for index in range(count):
+        chosen.append(folder / f"{CLASS_NAMES[index % 2]}-{index // 2 + 1}.jpg")
+        drawn.draw(index % 2, rng).save(chosen[-1])
+    return chosen, "drawings made on the spot, as there are no photos in data/"
 
 
 def describe(protocol: str = "full") -> dict:

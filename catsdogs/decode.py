@@ -88,7 +88,13 @@ def decode(source, size: int) -> np.ndarray:
 
     Takes and raises what `read_image` does.
     """
-    return np.asarray(read_image(source).resize((size, size), Image.Resampling.BILINEAR))
+    return resize(read_image(source), size)
+
+
+def resize(image, size: int) -> np.ndarray:
+    """`image`, a Pillow one or uint8 (height, width, 3), as `decode` resizes it: uint8, (size, size, 3)."""
+    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
+    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _content(source):

@@ -74,6 +74,11 @@ def add_metrics(name: str, split: str, metrics: dict) -> None:
     _write(record)
 
 
+def add_facts(name: str, **facts) -> None:
+    """Add `facts`, such as ``calibration={...}``, to the record of run `name`, in place of what it had by those names."""
+    _write(read(name) | facts)
+
+
 def load_model(name: str) -> keras.Model:
     """The model of run `name`, which must be the one its record was written for.
 

@@ -74,6 +74,8 @@ def blocks() -> dict[str, str]:
     size = p["IMAGE_SIZE"]
     return {"shape": f"(N, {size}, {size}, 3)", "decode": f"`catsdogs.decode.decode(photo, {size})`", "pixels": f"{size}×{size}",
             "speed": machine + speed_table(chosen), "bench": machine + speed_table(bench["rows"]), "summary": summary, "figures": figures, "results": results, "numbers": numbers, "facts": facts, "recipe": recipe,
+            "calibration": _calibration(model), "exports": _exports(model),
+            "serve": serve_table(json.loads((paths.PROJECT / "benchmarks" / "serve.json").read_text(encoding="utf-8"))),
             "time": f"about {training.duration(model['seconds'])} on {_device(model)}"}
 
 
@@ -87,6 +89,21 @@ def speed_table(rows: list[dict]) -> str:
         lines.append(f"| {row['what']} | {row['backend']} | {_number(row['ours'])} {row['unit']} | {peer} | {times} "
                      f"| {wanted} | {row['against']} |")
     return "\n".join(lines)
+
+
+def serve_table(result: dict) -> str:
+    """``benchmarks/serve.json`` as Markdown."""
+    photos = "photos in original size" if result["photos"] == "originals" else "drawn pictures"
+    lines = [f"{_device({'device': result['machine']})}; {photos}.", "",
+             "| clients at a time | ours | Flask and `model.predict` | ours is better by | p50, p99: ours | theirs |", "|---|---|---|---|---|---|"]
+    for row in result["loads"]:
+        ours, peer = row["ours"], row["peer"]
+        spans = [f"{one['p50'] * 1e3:.0f}, {one['p99'] * 1e3:.0f} ms" for one in (ours, peer)]
+        lines.append(f"| {row['clients']} | {_number(ours['photos_a_second'])} photos/s | {_number(peer['photos_a_second'])} photos/s "
+                     f"| **{ours['photos_a_second'] / peer['photos_a_second']:.2g}×** | {spans[0]} | {spans[1]} |")
+    first, last = result["memory"][0] / 1e6, result["memory"][-1] / 1e6
+    return "\n".join([*lines, "", f"Ready {result['ready']['ours']:.2g} s after its start (the other: {result['ready']['peer']:.2g} s). "
+                       f"Memory before and after {result['requests']:,} requests: {first:.0f} and {last:.0f} MB."])
 
 
 def write() -> None:
@@ -118,6 +135,22 @@ def main(check: bool) -> int:
     for line in found:
         print(f"{line}; run: python -m catsdogs report", file=sys.stderr)
     return bool(found)
+
+
+def _calibration(record):
+    found = record["calibration"]
+    return (f"A certainty is what the model says, with its logit divided by {found['temperature']:.3f}, the temperature that fits "
+            f"{found['fitted_on']:,} validation photos best. On the test photos that takes the calibration error from "
+            f"{found['test_error_before']:.4f} to {found['test_error']:.4f}. Where the certainty is below {found['unsure_below']:.0%}, the "
+            f"answer is \"unsure\": so for {found['unsure']:.1%} of the test photos, of which the more likely answer would be right for "
+            f"{found['accuracy_unsure']:.1%}; of the others, {found['accuracy_sure']:.1%} are right.")
+
+
+def _exports(record):
+    lines = ["| file | size | probabilities differ by at most | the same answer, cat or dog |", "|---|---|---|---|"]
+    for name, found in record["exports"].items():
+        lines.append(f"| `{name}` | {found['bytes'] / 1e6:.2f} MB | {found['largest_difference']:.1g} | {found['same_answer']:.2%} |")
+    return "\n".join(lines)
 
 
 def _documents():

@@ -1,9 +1,11 @@
 """The benchmark counts, compares and reports what it says."""
 
 import importlib.util
+import time
 from types import SimpleNamespace
 
 import keras
+import numpy as np
 import pytest
 from keras import layers
 
@@ -49,6 +51,28 @@ def test_the_first_round_does_not_count_and_rounds_alternate(bench):
     calls = []
     bench.alternate(lambda: calls.append("ours"), lambda: calls.append("peer"), rounds=2)
     assert calls == ["ours", "peer"] * 3
+    assert bench.alternate(lambda: 7.0, lambda: None, rounds=1)[0] == 7.0
+
+
+def test_an_epoch_is_timed_without_what_comes_after_it(bench):
+    class Slow(keras.callbacks.Callback):
+        def on_train_end(self, logs=None):
+            time.sleep(1)
+
+    model = keras.Sequential([keras.Input((2,)), layers.Dense(1)])
+    model.compile("sgd", "mse")
+    seconds = bench.epoch_seconds(_WithCallback(model, Slow()), np.zeros((8, 2)), y=np.zeros((8, 1)))
+    assert 0 < seconds < 1
+
+
+class _WithCallback:
+    """A model that is fitted with one callback more."""
+
+    def __init__(self, model, callback):
+        self.model, self.callback = model, callback
+
+    def fit(self, *arguments, callbacks, **options):
+        return self.model.fit(*arguments, callbacks=[*callbacks, self.callback], **options)
 
 
 def test_a_run_counts_until_the_target_was_reached_twice_in_a_row(bench):
@@ -59,6 +83,15 @@ def test_a_run_counts_until_the_target_was_reached_twice_in_a_row(bench):
         clock.on_epoch_end(epoch)
         assert (clock.reached is not None) == (epoch == 4) == clock.model.stop_training
     assert clock.reached == clock.times[4] and len(clock.accuracies) == 5
+
+
+def test_what_is_measured_anew_replaces_its_rows_only(bench):
+    facts = {"machine": "a", "photos": 3, "drawn": False, "versions": {}}
+    before = facts | {"rows": [{"measurement": name, "ours": 1} for name in ("sprint", "epoch", "epoch", "memory")]}
+    found = bench.merged(before, facts | {"rows": [{"measurement": "epoch", "ours": 2}]})
+    assert [(line["measurement"], line["ours"]) for line in found["rows"]] == [("sprint", 1), ("epoch", 2), ("memory", 1)]
+    with pytest.raises(SystemExit, match="another machine"):
+        bench.merged(before, facts | {"machine": "b", "rows": []})
 
 
 def test_one_measurement_end_to_end_on_drawn_pictures(bench, drawn):

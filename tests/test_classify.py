@@ -1,20 +1,22 @@
 """Photos are classified: from Python, and from the shell as a user would."""
 
 import csv
+import http.server
 import io
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import keras
 import numpy as np
 import pytest
 from keras import layers
 
-from catsdogs import classify, paths
-from catsdogs.decode import decode
+from catsdogs import calibrate, classify, paths
+from catsdogs.decode import PhotoError, decode
 
 
 @pytest.fixture(scope="module")
@@ -44,9 +46,9 @@ def test_folders_are_searched_and_files_taken_as_they_are(album):
 
 
 def test_every_photo_is_answered_in_order_whatever_the_batches(album):
-    model = classify.load_model()
+    classifier, model = classify.load_classifier(), classify.load_model()
     photos = list(classify.find_photos([album]))
-    answers = list(classify.classify(model, photos))
+    answers = list(classify.classify(classifier, photos))
     assert [answer.photo for answer in answers] == [str(photo) for photo in photos]
     assert [answer.photo for answer in answers if answer.problem] == [str(album / "broken.jpg"), str(album / "page.png")]
     for answer in answers:
@@ -54,9 +56,12 @@ def test_every_photo_is_answered_in_order_whatever_the_batches(album):
             assert answer.label is None
             continue
         alone = float(model.predict(decode(answer.photo, model.input_shape[1])[None], verbose=0)[0, 0])
-        assert answer.probability == pytest.approx(alone, abs=1e-5) and answer.label == ("dog" if alone >= 0.5 else "cat")
+        assert answer.probability == pytest.approx(alone, abs=1e-5)
+        assert answer.certainty == pytest.approx(classifier.calibration.certainty(alone), abs=1e-4)
+        assert answer.label in ("unsure", "dog" if alone >= 0.5 else "cat")
+        assert (answer.label == "unsure") == (answer.certainty < classifier.calibration.unsure_below)
     for batch_size in (1, 2):
-        again = list(classify.classify(model, photos, batch_size=batch_size))
+        again = list(classify.classify(classifier, photos, batch_size=batch_size))
         assert [a.problem for a in again] == [a.problem for a in answers]
         np.testing.assert_allclose([a.probability or 0 for a in again], [a.probability or 0 for a in answers], atol=1e-5)
 
@@ -66,7 +71,7 @@ def test_the_shell_answers_what_it_can_and_names_the_rest(album):
     lines = run.stdout.splitlines()
     assert run.returncode == 1 and len(lines) == 3
     path, label, probability = lines[0].rsplit("  ", 2)
-    assert path == str(album / "b.jpg") and label in ("cat", "dog") and 0 <= float(probability) <= 1
+    assert path == str(album / "b.jpg") and label in ("cat", "dog", "unsure") and 0 <= float(probability) <= 1
     errors = run.stderr.splitlines()
     assert len(errors) == 2 and errors[0].startswith(f"{album}/broken.jpg: ") and "Traceback" not in run.stderr
 
@@ -78,7 +83,9 @@ def test_json_and_csv_say_the_same(album):
     objects = [json.loads(line) for line in as_json.stdout.splitlines()]
     rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
     assert len(objects) == 3
-    assert [(o["photo"], o["label"], f"{o['probability']:.6f}") for o in objects] == [tuple(row.values()) for row in rows]
+    assert [(o["photo"], o["label"], f"{o['probability']:.6f}", f"{o['certainty']:.6f}") for o in objects] == [
+        tuple(row.values()) for row in rows]
+    assert list(rows[0]) == ["photo", "label", "probability", "certainty"]
 
 
 def test_names_cannot_forge_lines(album, tmp_path):
@@ -127,6 +134,24 @@ def runs_code(tmp_path):
     return tmp_path / "code.keras"
 
 
+def not_ours(tmp_path):
+    import onnx
+
+    photos = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4])
+    answer = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4])
+    graph = onnx.helper.make_graph([onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [photos], [answer])
+    onnx.save(onnx.helper.make_model(graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9), tmp_path / "other.onnx")
+    return tmp_path / "other.onnx"
+
+
+def cut_short(ending):
+    def make(tmp_path):
+        path = tmp_path / f"cut.{ending}"
+        path.write_bytes((paths.PROJECT / "models" / f"cats_vs_dogs.{ending}").read_bytes()[:100_000])
+        return path
+    return make
+
+
 def pickled(tmp_path):
     (tmp_path / "model.h5").write_bytes(b"anything")
     return tmp_path / "model.h5"
@@ -135,14 +160,60 @@ def pickled(tmp_path):
 @pytest.mark.parametrize("make, said", [
     (lambda folder: folder / "none.keras", "no model"), (damaged, "cannot be loaded"), (empty, "cannot be loaded"),
     (other_shape, "expected a model that takes"), (two_answers, "expected a model that takes"),
-    (runs_code, "cannot be loaded"), (pickled, "only those are loaded"),
-], ids=["missing", "damaged", "empty", "other shape", "two answers", "runs code", "not keras"])
+    (runs_code, "cannot be loaded"), (pickled, "only those are loaded"), (not_ours, "expected a model that takes"),
+    (cut_short("onnx"), "cannot be loaded"), (cut_short("tflite"), "cannot be loaded"),
+    (lambda folder: folder / "none.onnx", "catsdogs export makes one"),
+], ids=["missing", "damaged", "empty", "other shape", "two answers", "runs code", "not keras", "another's onnx", "cut onnx",
+        "cut tflite", "missing onnx"])
 def test_a_model_that_cannot_be_used_is_said_in_one_sentence(tmp_path, make, said):
     with pytest.raises(classify.ModelError, match=said) as error:
-        classify.load_model(make(tmp_path))
+        classify.load_classifier(make(tmp_path))
     assert "\n" not in str(error.value)
 
 
 def test_without_a_model_the_shell_exits_with_2(album, tmp_path):
     run = shell(album, "--model", tmp_path / "none.keras", env=os.environ | {"CATSDOGS_MODELS": str(tmp_path)})
     assert run.returncode == 2 and run.stdout == "" and len(run.stderr.splitlines()) == 1
+
+
+def test_a_photo_from_the_web(album):
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=album))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    site = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert classify.fetch(f"{site}/b.jpg") == (album / "b.jpg").read_bytes()
+        answer, = classify.classify(classify.load_classifier(), [("here", classify.fetch(f"{site}/b.jpg"))])
+        assert answer.photo == "here" and answer.label
+        with pytest.raises(PhotoError, match="cannot be fetched: HTTP Error 404"):
+            classify.fetch(f"{site}/none.jpg")
+    finally:
+        server.shutdown()
+    with pytest.raises(PhotoError, match="cannot be fetched"):
+        classify.fetch("http://127.0.0.1:9/nobody.jpg", seconds=2)
+    with pytest.raises(PhotoError, match="begins with http"):
+        classify.fetch("file:///etc/passwd")
+
+
+# --- how sure it is ----------------------------------------------------------------------------------
+
+
+def test_the_temperature_is_found_again():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, 20_000)
+    labels = rng.random(20_000) < 1 / (1 + np.exp(-logits))
+    too_sure = 1 / (1 + np.exp(-2.5 * logits))  # as if its logits were two and a half times too large
+    found = calibrate.fit_calibration(labels, too_sure)
+    assert found.temperature == pytest.approx(2.5, rel=0.05)
+    calibrated = calibrate.calibrate(too_sure, found.temperature)
+    np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-logits)), atol=0.02)
+    with pytest.raises(ValueError, match="expected both"):
+        calibrate.fit_calibration(np.ones(5), np.linspace(0.1, 0.9, 5))
+
+
+def test_unsure_is_said_below_the_stated_certainty_and_never_turns_an_answer():
+    calibration = calibrate.Calibration(temperature=2.0, unsure_below=0.8)
+    assert [calibration.label(p) for p in (0.0, 0.3, 0.5, 0.7, 1.0)] == ["cat", "unsure", "unsure", "unsure", "dog"]
+    assert calibration.certainty(0.9) == pytest.approx(0.75) == calibration.certainty(0.1)  # 9 to 1 becomes 3 to 1
+    assert calibrate.Calibration(2.0, 0.5).label(0.49) == "cat" and calibrate.Calibration(2.0, 0.5).label(0.5) == "dog"
+    split = calibrate.sure_and_unsure([1, 1, 0, 0], [1.0, 0.4, 0.6, 0.0], calibration)
+    assert split == {"unsure": 0.5, "accuracy_sure": 1.0, "accuracy_unsure": 0.0}

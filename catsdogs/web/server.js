@@ -1,0 +1,69 @@
+/** The classifier behind a server: photos go there, answers come back. */
+
+import { MAX_BYTES, TOO_MANY_BYTES } from './decode.js';
+
+const PHOTOS_PER_REQUEST = 16;
+const LONGEST_WAIT_SECONDS = 30;
+
+/** `about` is a sentence on the network; `classify` gives an answer or an `error` in words for each file. */
+export default async function createClassifier() {
+  let about = '';
+  try {
+    about = (await (await fetch('health')).json()).about ?? '';
+  } catch {
+    // Not worth a word here: a server that cannot be reached will be told of with the first photo.
+  }
+  return { about, privacy: 'Photos are sent to this server to be looked at.', atOnce: PHOTOS_PER_REQUEST, classify };
+}
+
+async function classify(files) {
+  const answers = await Promise.all(files.map(refuse));
+  const sent = files.filter((_, index) => !answers[index]);
+  const received = sent.length ? await send(sent) : [];
+  return answers.map((answer) => answer ?? received.shift());
+}
+
+/** What need not be uploaded to be refused. */
+async function refuse(file) {
+  if (file.size > MAX_BYTES) return { error: TOO_MANY_BYTES };
+  try {
+    await file.slice(0, 1).arrayBuffer(); // or `fetch` would fail just as it does without a network
+    return null;
+  } catch {
+    return { error: 'cannot be read: a folder, or a file that is no longer there' };
+  }
+}
+
+async function send(files) {
+  const all = (error, again = false) => files.map(() => ({ error, again }));
+  let response, body;
+  try {
+    response = await post(files);
+    if (response.status === 503) {
+      const seconds = Number(response.headers.get('Retry-After')) || 2;
+      await new Promise((go) => setTimeout(go, 1000 * Math.min(seconds, LONGEST_WAIT_SECONDS)));
+      response = await post(files);
+    }
+    body = await response.json().catch(() => ({}));
+  } catch {
+    return all(navigator.onLine ? 'the server cannot be reached' : 'you are offline', true);
+  }
+  if (body.photos?.length === files.length) return body.photos;
+  if (response.status === 503) return all('the server is busy: try again in a minute', true);
+  // One photo may be why all were refused.
+  if (files.length > 1 && response.status < 500) return (await eachAlone(files)).flat();
+  const detail = typeof body.detail === 'string' ? body.detail : `the server answered ${response.status}`;
+  return all(detail, response.status === 408 || response.status >= 500);
+}
+
+async function eachAlone(files) {
+  const answers = [];
+  for (const file of files) answers.push(await send([file]));
+  return answers;
+}
+
+function post(files) {
+  const form = new FormData();
+  for (const file of files) form.append('photos', file, file.name || 'photo');
+  return fetch('predict?map=1', { method: 'POST', body: form });
+}

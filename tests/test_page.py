@@ -1,0 +1,464 @@
+"""The page, in a real browser, before both of its doors: the service, and the folder that any web server hands out."""
+
+import base64
+import importlib.util
+import io
+import json
+import os
+import re
+import shutil
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+import numpy as np
+import PIL
+import pytest
+from PIL import Image
+
+from catsdogs import paths
+from catsdogs.decode import PhotoError, decode
+
+WEB = paths.PROJECT / "catsdogs" / "web"
+CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
+ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
+             "--disable-component-update", "--disable-sync", "--no-first-run"]
+#: How far an answer may be from the model's own.
+CLOSE = 0.001
+
+
+# Resizing needs no browser
+
+
+@pytest.mark.skipif(not shutil.which("node"), reason="needs node")
+def test_photos_are_resized_as_pillow_does_to_the_bit(tmp_path):
+    random = np.random.default_rng(0)
+    sizes = [(1, 1, 128), (1, 700, 128), (700, 1, 128), (128, 128, 128), (128, 300, 128), (300, 128, 128), (64, 64, 128),
+             (127, 129, 128), (2048, 1365, 128), (5, 7, 3)]
+    sizes += [(*random.integers(1, 600, 2).tolist(), int(random.choice([16, 100, 128]))) for _ in range(60)]
+    if int(PIL.__version__.split(".")[0]) < 13:  # these take rows first, however tall the photo is
+        sizes = [(width, height, size) for width, height, size in sizes if height - size <= 2 * max(width - size, 0)]
+    photos = [random.integers(0, 256, (height, width, 3), np.uint8) for width, height, _ in sizes]
+    photos[1::3] = [(photo > 127).astype(np.uint8) * 255 for photo in photos[1::3]]  # the ends of the range
+    (tmp_path / "photos").write_bytes(b"".join(photo.tobytes() for photo in photos))
+    (tmp_path / "run.mjs").write_text(f"""
+        import {{ readFileSync, writeFileSync }} from 'fs';
+        import {{ resizeBilinear }} from {json.dumps((WEB / "resize.js").as_uri())};
+        let from = 0;
+        const photos = readFileSync('photos');
+        writeFileSync('resized', Buffer.concat({json.dumps(sizes)}.map(([width, height, size]) =>
+            resizeBilinear(photos.subarray(from, from += width * height * 3), width, height, size))));
+    """)
+    subprocess.run(["node", "run.mjs"], cwd=tmp_path, check=True)
+    resized = np.fromfile(tmp_path / "resized", np.uint8)
+    for (width, height, size), photo in zip(sizes, photos):
+        found, resized = resized[: size * size * 3], resized[size * size * 3:]
+        expected = Image.fromarray(photo).resize((size, size), Image.Resampling.BILINEAR)
+        assert np.array_equal(found.reshape(size, size, 3), expected), f"{width}×{height} to {size}"
+
+
+# What follows does
+
+
+@pytest.fixture(scope="session")
+def chromium():
+    if not importlib.util.find_spec("playwright"):
+        pytest.skip("needs playwright: pip install playwright")
+    if not CHROMIUM.exists():
+        pytest.skip(f"needs Chromium at {CHROMIUM}, or where the environment variable CHROMIUM says")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=CHROMIUM, args=ARGUMENTS)
+        yield browser
+        browser.close()
+
+
+def started(command, port, **options):
+    """A process that serves on `port`, which has begun to."""
+    log = tempfile.TemporaryFile()
+    process = subprocess.Popen([sys.executable, "-m", *map(str, command)], stdout=log, stderr=log, **options)
+    for _ in range(600):
+        try:
+            urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
+            return process
+        except urllib.error.HTTPError:
+            return process
+        except OSError:
+            if process.poll() is not None:
+                log.seek(0)
+                raise AssertionError(log.read().decode()) from None
+            time.sleep(0.1)
+    process.kill()
+    raise AssertionError("it did not start within a minute")
+
+
+def free_port():
+    with socket.socket() as listener:
+        listener.bind(("127.0.0.1", 0))
+        return listener.getsockname()[1]
+
+
+@pytest.fixture(scope="session")
+def server():
+    pytest.importorskip("fastapi", reason="needs fastapi")
+    port = free_port()
+    process = started(["catsdogs", "serve", "--port", port], port, cwd=paths.PROJECT)
+    yield f"http://127.0.0.1:{port}/"
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def folder(tmp_path_factory):
+    root = tmp_path_factory.mktemp("site")
+    # Not at the top of the site: the page must work wherever it is put.
+    subprocess.run([sys.executable, "-m", "catsdogs", "export", "--web", root / "some" / "where"], check=True,
+                   cwd=paths.PROJECT, capture_output=True)
+    port = free_port()
+    process = started(["http.server", port, "--bind", "127.0.0.1"], port, cwd=root)
+    yield f"http://127.0.0.1:{port}/some/where/"
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(params=["server", "folder"])
+def door(request):
+    return request.getfixturevalue(request.param)
+
+
+@pytest.fixture
+def open_page(chromium):
+    """A function that opens an address. Afterwards nothing may have failed or been asked of another site."""
+    contexts, requests, complaints = [], [], []
+
+    def is_complaint(message):  # that the answer to a photo was not 200 is for the page to tell, and it does
+        return message.type == "error" and "/predict" not in message.location["url"]
+
+    def open_page(address, **options):
+        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        contexts.append(context)
+        page = context.new_page()
+        page.on("request", lambda request: requests.append((address, request)))
+        page.on("console", lambda message: complaints.append(message.text) if message.type == "error" else None)
+        page.on("pageerror", lambda error: complaints.append(str(error)))
+        page.goto(address)
+        page.locator("#privacy", has_text="Photos").wait_for(timeout=60_000)
+        return page
+
+    open_page.requests = requests
+    yield open_page
+    for context in contexts:
+        context.close()
+    for address, request in requests:
+        assert request.url.startswith((address, "blob:", "data:")), request.url
+    assert not complaints
+
+
+@pytest.fixture(scope="session")
+def photo(drawn_data):
+    """The drawn photo that the model is least sure of: there a small change shows."""
+    files = sorted((drawn_data / "PetImages").glob("*/*.jpg"))
+    unsure = np.argmin(np.abs(model_says([file.read_bytes() for file in files]) - 0.5))
+    return Image.open(files[unsure]).convert("RGB")
+
+
+def model_says(photos):
+    import keras
+
+    if not hasattr(model_says, "model"):
+        model_says.model = keras.saving.load_model(paths.PROJECT / "models" / "cats_vs_dogs.keras", compile=False)
+    size = model_says.model.input_shape[1]
+    return model_says.model.predict(np.stack([decode(photo, size) for photo in photos]), verbose=0)[:, 0]
+
+
+def saved(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def as_file(name, content):
+    return {"name": name, "mimeType": "application/octet-stream", "buffer": content}
+
+
+def choose(page, *files):
+    page.set_input_files("#choose", list(files))
+    return finished(page, len(files))
+
+
+def finished(page, count):
+    """The newest `count` cards, when all are."""
+    page.locator("[data-state=waiting], [data-state=looking]").first.wait_for(state="detached", timeout=120_000)
+    cards = page.locator(".card")
+    assert cards.count() >= count
+    return [cards.nth(index) for index in range(count)]
+
+
+def probability(card):
+    assert card.get_attribute("data-state") == "done", card.inner_text()
+    return float(card.get_attribute("data-probability"))
+
+
+def every_kind(photo):
+    exif = photo.getexif()
+    exif[0x0112] = 6
+    large = photo.resize((1400, 1050), Image.Resampling.BICUBIC)
+    clear = photo.convert("RGBA")
+    clear.putalpha(Image.linear_gradient("L").resize(photo.size))
+    return {
+        "jpeg": saved(photo, "JPEG", quality=90),
+        "jpeg, progressive, 4:4:4": saved(photo, "JPEG", quality=90, progressive=True, subsampling=0),
+        "jpeg, large": saved(large, "JPEG", quality=85),
+        "jpeg, tall": saved(photo.resize((200, 900)), "JPEG", quality=90),
+        "jpeg, on its side": saved(photo, "JPEG", quality=90, exif=exif),
+        "jpeg, grey": saved(photo.convert("L"), "JPEG"),
+        "jpeg, CMYK": saved(photo.convert("CMYK"), "JPEG"),
+        "png": saved(photo, "PNG"),
+        "png, palette": saved(photo.quantize(64), "PNG"),
+        "png, grey": saved(photo.convert("L"), "PNG"),
+        "png, transparent": saved(clear, "PNG"),
+        "webp": saved(photo, "WEBP", quality=85),
+        "webp, lossless": saved(photo, "WEBP", lossless=True),
+        "webp, transparent": saved(clear, "WEBP", lossless=True),
+        "avif": saved(photo, "AVIF", quality=80),
+        "gif": saved(photo.quantize(256), "GIF"),
+        "gif, moving": saved(photo.quantize(256), "GIF", save_all=True, append_images=[Image.new("RGB", photo.size)]),
+        "bmp": saved(photo, "BMP"),
+    }
+
+
+def test_every_kind_of_photo_gets_the_models_answer(door, open_page, photo):
+    photos = every_kind(photo)
+    cards = choose(open_page(door), *[as_file(name, content) for name, content in photos.items()])
+    assert [card.locator(".name").inner_text() for card in cards] == list(photos)
+    expected = model_says(photos.values())
+    differences = {name: abs(probability(card) - value) for name, card, value in zip(photos, cards, expected)}
+    print({name: f"{difference:.1e}" for name, difference in differences.items()})
+    assert not {name: difference for name, difference in differences.items() if difference > CLOSE}
+
+
+def test_photos_can_be_dropped_pasted_and_chosen_with_the_keyboard_alone(door, open_page, photo):
+    jpeg, png = saved(photo, "JPEG", quality=90), saved(photo, "PNG")
+    of_jpeg, of_png = model_says([jpeg, png])
+    page = open_page(door)
+    page.context.grant_permissions(["clipboard-read", "clipboard-write"])
+
+    page.keyboard.press("Tab")
+    assert page.evaluate("document.activeElement.id") == "choose"
+    with page.expect_file_chooser() as chooser:
+        page.keyboard.press("Enter")
+    chooser.value.set_files([as_file("chosen.jpg", jpeg)])
+    assert probability(finished(page, 1)[0]) == pytest.approx(of_jpeg, abs=CLOSE)
+
+    drop(page, "dropped.jpg", jpeg)
+    card = finished(page, 2)[0]
+    assert card.locator(".name").inner_text() == "dropped.jpg"  # the newest comes first
+    assert probability(card) == pytest.approx(of_jpeg, abs=CLOSE)
+
+    page.evaluate("""async (png) => navigator.clipboard.write([new ClipboardItem({
+        'image/png': new Blob([Uint8Array.from(atob(png), (byte) => byte.charCodeAt())], { type: 'image/png' }) })])""",
+                  base64.b64encode(png).decode())
+    page.keyboard.press("Control+V")
+    page.locator(".card").nth(2).wait_for()
+    assert probability(finished(page, 3)[0]) == pytest.approx(of_png, abs=CLOSE)
+
+    while page.evaluate("document.activeElement.id") != "clear":
+        page.keyboard.press("Tab")
+    page.keyboard.press("Enter")
+    assert page.locator(".card").count() == 0 and page.locator("#answers").is_hidden()
+    assert page.evaluate("document.activeElement.id") == "choose"
+
+
+def drop(page, name, content):
+    data = page.evaluate_handle("""([name, content]) => {
+        const data = new DataTransfer();
+        data.items.add(new File([Uint8Array.from(atob(content), (byte) => byte.charCodeAt())], name));
+        return data;
+    }""", [name, base64.b64encode(content).decode()])
+    page.dispatch_event("#drop", "dragover", {"dataTransfer": data})
+    assert "over" in page.locator("#drop").get_attribute("class")
+    page.dispatch_event("#drop", "drop", {"dataTransfer": data})
+    assert "over" not in page.locator("#drop").get_attribute("class")
+
+
+def test_the_answer_is_given_in_words_to_eyes_and_ears(door, open_page, photo):
+    page = open_page(door)
+    card, = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    word = card.locator(".word").inner_text()
+    assert word == {"cat": "Cat", "dog": "Dog", "unsure": "Not sure"}[card.get_attribute("data-label")]
+    sure = card.locator(".sure").inner_text()
+    percent = re.fullmatch(r"(\d\d)% sure", sure)[1]
+    meter = card.get_by_role("meter", name="Certainty")
+    assert meter.get_attribute("aria-valuenow") == percent and meter.get_attribute("aria-valuetext") == sure
+    said = page.locator("[aria-live=polite]").inner_text()
+    assert said.startswith(f"a.jpg, {word}, {sure}")
+    assert (word == "Not sure") == card.locator(".why").is_visible()
+    if word == "Not sure":
+        animal = "dog" if probability(card) >= 0.5 else "cat"
+        assert card.locator(".why").inner_text().startswith(f"More likely a {animal}, {percent}%")
+    assert page.locator("#about").inner_text()
+
+
+def test_it_shows_where_the_network_looked_and_hides_it(door, open_page, photo):
+    from playwright.sync_api import expect
+
+    page = open_page(door)
+    card, = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    canvas = card.locator("canvas")
+    assert canvas.bounding_box() == card.locator("img").bounding_box()
+    alphas = canvas.evaluate("""(canvas) => { const { data } = canvas.getContext('2d').getImageData(0, 0, 256, 256);
+        return Array.from(data).filter((_, index) => index % 4 === 3); }""")
+    assert max(alphas) > 100 > min(alphas)
+    box = page.get_by_label("Show where it looked")
+    assert box.is_checked()
+    box.press("Space")
+    expect(canvas).to_have_css("opacity", "0")
+
+
+def not_photos(photo):
+    whole = {kind: saved(photo, kind) for kind in ("JPEG", "PNG", "GIF", "WEBP", "BMP", "AVIF")}
+    return {
+        "empty.jpg": b"",
+        "text.jpg": b"no photo at all",
+        "page.png": b"<!doctype html><img src=x onerror=alert(1)>",
+        "drawing.svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><rect width='9' height='9'/></svg>",
+        "large.png": saved(Image.new("1", (10_000, 6_000)), "PNG"),
+        "heavy.jpg": whole["JPEG"] + bytes(20_000_000),
+        "header.jpg": whole["JPEG"][:12],
+    } | {f"cut.{kind.lower()}": content[: len(content) * 2 // 3] for kind, content in whole.items()}
+
+
+def test_what_is_no_photo_is_refused_in_words(door, open_page, photo):
+    page = open_page(door)
+    files = not_photos(photo)
+    cards = choose(page, *[as_file(name, content) for name, content in files.items()], as_file("a.jpg", saved(photo, "JPEG")))
+    probability(cards.pop())  # the others did not stand in its way
+    said = {}
+    for (name, content), card in zip(files.items(), cards):
+        assert card.get_attribute("data-state") == "failed" and card.locator(".word").inner_text() == "No answer", name
+        assert card.locator(".again").is_hidden()
+        said[name] = card.locator(".why").inner_text()
+        with pytest.raises(PhotoError):
+            decode(content, 8)
+    assert said["empty.jpg"] == "Empty file."
+    assert said["large.png"] == "10000×6000 pixels, more than 50 million."
+    assert said["heavy.jpg"] == "More than 20 MB."
+    for name in ("text.jpg", "page.png", "drawing.svg"):
+        assert said[name].startswith("No photo") and "JPEG, PNG, WebP, GIF, AVIF" in said[name]
+    for name in said:
+        assert not name.startswith("cut") or said[name].startswith(("Damaged", "No photo")), said[name]
+
+
+def test_names_of_files_are_not_html(door, open_page, photo):
+    page = open_page(door)
+    name = "<img src=x onerror=alert(1)>.jpg"
+    page.on("dialog", lambda dialog: pytest.fail("the name of a file was run"))
+    card, = choose(page, as_file(name, saved(photo, "JPEG")))
+    assert card.locator(".name").inner_text() == name
+    assert page.locator("img[src=x]").count() == 0 and page.locator(".card img").count() == 1
+
+
+def test_photos_do_not_leave_the_device(folder, open_page, photo):
+    page = open_page(folder)
+    assert "never leave" in page.locator("#privacy").inner_text()
+    page.context.set_offline(True)
+    before = len(open_page.requests)
+    probability(choose(page, as_file("a.jpg", saved(photo, "JPEG")))[0])
+    assert all(request.url.startswith("blob:") for _, request in open_page.requests[before:])
+
+
+def test_a_busy_server_is_asked_once_more_and_then_told_of(server, open_page, photo):
+    page = open_page(server)
+    asked = []
+
+    def busy(route):
+        asked.append(route.request)
+        route.fulfill(status=503, headers={"Retry-After": "1"}, json={"detail": "busy"})
+
+    page.route("**/predict*", busy)
+    card, = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    assert len(asked) == 2 and "busy" in card.locator(".why").inner_text()
+    page.unroute("**/predict*")
+    card.get_by_role("button", name="Try again").press("Enter")
+    probability(finished(page, 1)[0])
+
+
+def test_without_a_network_the_server_page_says_so(server, open_page, photo):
+    page = open_page(server)
+    page.context.set_offline(True)
+    card, = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    assert card.locator(".why").inner_text() == "You are offline."
+    page.context.set_offline(False)
+    card.get_by_role("button", name="Try again").press("Enter")
+    probability(finished(page, 1)[0])
+
+
+def test_a_photo_that_the_browser_cannot_show_is_answered_by_the_server(server, open_page, photo):
+    page = open_page(server)
+    tiff = saved(photo, "TIFF")
+    card, = choose(page, as_file("a.tiff", tiff))
+    assert probability(card) == pytest.approx(model_says([tiff])[0], abs=CLOSE)
+    assert card.locator(".no-photo").is_visible() and card.locator("img").is_hidden()
+
+
+def test_many_photos_go_in_groups_and_each_gets_its_own_answer(server, open_page, drawn_data):
+    files = sorted((drawn_data / "PetImages").glob("*/*.jpg"))[::5][:20]
+    page = open_page(server)
+    before = len(open_page.requests)
+    cards = choose(page, *[as_file(file.name, file.read_bytes()) for file in files])
+    assert sum("predict" in request.url for _, request in open_page.requests[before:]) == 2
+    assert [probability(card) for card in cards] == pytest.approx(list(model_says(files)), abs=CLOSE)
+
+
+def test_people_who_do_not_see_or_point_can_use_it(door, open_page, photo):
+    page = open_page(door)
+    choose(page, as_file("a.jpg", saved(photo, "JPEG")), as_file("b.jpg", b"no photo"))
+    assert page.evaluate("document.documentElement.lang") == "en" and page.title()
+    assert page.locator("h1").count() == 1 and page.locator("main").count() == 1
+    assert page.locator("[role=status][aria-live=polite]").count() == 1
+    assert page.evaluate("[...document.querySelectorAll('input')].filter((input) => !input.labels.length).length") == 0
+    assert page.evaluate("[...document.querySelectorAll('img')].filter((image) => !image.alt).length") == 0
+    assert page.evaluate("""[...document.querySelectorAll('button, [role=meter], section')].filter((element) =>
+        !(element.textContent.trim() || element.ariaLabel || element.getAttribute('aria-labelledby'))).length""") == 0
+    assert page.evaluate("""[...document.querySelectorAll('[aria-labelledby], [aria-describedby]')].filter((element) =>
+        !document.getElementById(element.getAttribute('aria-labelledby') ?? element.getAttribute('aria-describedby'))
+        ).length""") == 0
+    ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
+    assert len(ids) == len(set(ids))
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+def test_words_stand_out_from_what_is_behind_them(server, open_page, photo, scheme):
+    page = open_page(server, color_scheme=scheme)
+    choose(page, as_file("a.jpg", saved(photo, "JPEG")), as_file("b.jpg", b"no photo"))
+    faint = page.evaluate("""() => {
+        const light = (color) => color.match(/[\\d.]+/g).slice(0, 3).map((value) => value / 255)
+            .map((value) => value <= 0.04045 ? value / 12.92 : ((value + 0.055) / 1.055) ** 2.4)
+            .reduce((sum, value, index) => sum + value * [0.2126, 0.7152, 0.0722][index], 0);
+        const behind = (element) => {
+            const color = getComputedStyle(element).backgroundColor;
+            return /, 0\\)$/.test(color) ? behind(element.parentElement) : color;
+        };
+        return [...document.querySelectorAll('body *')].filter((element) => element.checkVisibility() &&
+            [...element.childNodes].some((node) => node.nodeType === 3 && node.textContent.trim())).map((element) => {
+            const [low, high] = [light(getComputedStyle(element).color), light(behind(element))].sort((a, b) => a - b);
+            return [(high + 0.05) / (low + 0.05), element.outerHTML.slice(0, 90)];
+        }).filter(([contrast]) => contrast < 4.5);
+    }""")
+    assert not faint
+
+
+@pytest.mark.parametrize("width, touch", [(320, True), (390, True), (1280, False)])
+def test_it_fits_phones_and_desktops(server, open_page, photo, tmp_path, width, touch):
+    page = open_page(server, viewport={"width": width, "height": 844}, has_touch=touch, is_mobile=touch)
+    choose(page, as_file("a rather long name without any blanks ".replace(" ", "_") * 4 + ".jpg", saved(photo, "JPEG")),
+           as_file("wide.png", saved(photo.resize((900, 100)), "PNG")), as_file("b.jpg", b"no photo"))
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
+    assert page.get_by_text("Take a photo").is_visible() == touch
+    page.screenshot(path=tmp_path / f"{width}.png", full_page=True)

@@ -1,0 +1,339 @@
+"""The service, over HTTP: what it answers, what it refuses, how it ends."""
+
+import concurrent.futures
+import io
+import json
+import re
+import signal
+import socket
+import struct
+import subprocess
+import sys
+import threading
+import time
+import zlib
+
+import numpy as np
+import pytest
+from PIL import Image
+from served import form, running
+
+from catsdogs import classify, paths
+from catsdogs.decode import decode
+
+ONNX = paths.PROJECT / "models" / "cats_vs_dogs.onnx"
+
+
+@pytest.fixture(scope="module")
+def service():
+    with running() as started:
+        yield started
+
+
+@pytest.fixture(scope="module")
+def photos(drawn_data):
+    return [path.read_bytes() for path in sorted((drawn_data / "PetImages").glob("*/*.jpg"))[::3]]
+
+
+@pytest.fixture(scope="module")
+def keras_model():
+    return classify.load_model()
+
+
+def encoded(image, kind, **options):
+    file = io.BytesIO()
+    image.save(file, kind, **options)
+    return file.getvalue()
+
+
+def formats(image):
+    """One picture as every kind of file."""
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    yield "upright JPEG", encoded(image, "JPEG", quality=95)
+    yield "turned JPEG", encoded(image, "JPEG", exif=exif)
+    yield "progressive JPEG", encoded(image, "JPEG", progressive=True)
+    yield "CMYK JPEG", encoded(image.convert("CMYK"), "JPEG")
+    yield "grey JPEG", encoded(image.convert("L"), "JPEG")
+    yield "large JPEG", encoded(image.resize((1800, 1400)), "JPEG")
+    yield "PNG", encoded(image, "PNG")
+    yield "palette PNG", encoded(image.quantize(64), "PNG")
+    yield "RGBA PNG", encoded(image.convert("RGBA"), "PNG")
+    yield "16-bit PNG", encoded(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG")
+    yield "animated GIF", encoded(image, "GIF", save_all=True, append_images=[Image.new("RGB", image.size)])
+    for kind in ("WEBP", "AVIF", "BMP", "TIFF"):
+        yield kind, encoded(image, kind)
+
+
+# --- answers -----------------------------------------------------------------------------------------
+
+
+def test_every_kind_of_file_gets_the_probability_that_keras_gives(service, photos, keras_model):
+    files = [(f"{kind} {index}", content) for index, photo in enumerate(photos[:3])
+             for kind, content in formats(Image.open(io.BytesIO(photo)).convert("RGB"))]
+    expected = keras_model.predict(np.stack([decode(content, 128) for _, content in files]), verbose=0)[:, 0]
+    for (kind, content), probability in zip(files, expected):
+        status, answer = service.predict(content)
+        assert status == 200, (kind, answer)
+        assert answer["photos"][0]["probability"] == pytest.approx(probability, abs=1e-3), kind
+
+
+def test_a_form_of_many_is_answered_in_order_and_a_bad_one_does_not_spoil_it(service, photos):
+    status, answer = service.predict(photos[0], b"no photo", *photos[1:4], names=["a.jpg", "b.jpg", "c d.jpg", "é.jpg", "e.jpg"])
+    assert status == 200 and [one["name"] for one in answer["photos"]] == ["a.jpg", "b.jpg", "c d.jpg", "é.jpg", "e.jpg"]
+    assert answer["photos"][1]["status"] == 422 and "no photo" in answer["photos"][1]["error"]
+    expected = classify.load_classifier(ONNX)
+    for one, photo in zip(answer["photos"][:1] + answer["photos"][2:], photos):
+        alone = expected.answer("", expected.predict(decode(photo, expected.size)[None])[0])
+        assert one["probability"] == pytest.approx(alone.probability, abs=1e-4) and one["label"] == alone.label
+        assert one["certainty"] == pytest.approx(alone.certainty, abs=1e-4) and one["map"] is None
+
+
+def test_raw_bytes_and_a_form_get_the_same(service, photos):
+    from_form = service.predict(photos[0])[1]["photos"][0]
+    for kind in ({"Content-Type": "image/jpeg"}, {"Content-Type": "application/octet-stream"}, {}):
+        status, _, body = service.ask("POST", "/predict", photos[0], kind)
+        assert status == 200 and json.loads(body)["photos"][0] == from_form | {"name": "photo"}
+
+
+def test_the_map_comes_when_it_is_asked_for(service, photos):
+    classifier = classify.load_classifier(ONNX)
+    drawn = service.predict(photos[0], path="/predict?map=1")[1]["photos"][0]["map"]
+    expected = classifier.explain(decode(photos[0], classifier.size)[None])[1][0]
+    found = np.array(drawn["values"]).reshape(drawn["height"], drawn["width"])
+    assert found.max() == 255 and abs(found / 255 - expected).max() < 0.01
+
+
+def test_concurrent_requests_are_put_through_the_network_together(service, photos):
+    def numbers():
+        text = service.ask("GET", "/metrics")[2].decode()
+        return {name: float(value) for name, value in re.findall(r"^(catsdogs_batch_photos_(?:count|sum)) (\S+)$", text, re.M)}
+
+    before = numbers()
+    with concurrent.futures.ThreadPoolExecutor(32) as pool:
+        answers = list(pool.map(lambda index: service.predict(photos[index % len(photos)]), range(320)))
+    after = numbers()
+    batches = after["catsdogs_batch_photos_count"] - before["catsdogs_batch_photos_count"]
+    together = after["catsdogs_batch_photos_sum"] - before["catsdogs_batch_photos_sum"]
+    assert together == 320 and batches < 300  # some of them were
+    for index, (status, answer) in enumerate(answers):  # and each got its own
+        assert status == 200 and answer["photos"][0]["probability"] == pytest.approx(
+            answers[index % len(photos)][1]["photos"][0]["probability"], abs=1e-4)
+
+
+def test_health_metrics_and_docs(service):
+    status, headers, body = service.ask()
+    facts = json.loads(body)
+    assert status == 200 and facts["status"] == "ok" and facts["name"] == "cats_vs_dogs" and "parameters" in facts["about"]
+    assert headers["content-security-policy"].startswith("default-src 'none'") and headers["x-content-type-options"] == "nosniff"
+    text = service.ask("GET", "/metrics")[2].decode()
+    for name in ("catsdogs_requests_total", "catsdogs_photos_total", "catsdogs_request_seconds_bucket", "process_resident_memory_bytes"):
+        assert f"# TYPE {name.removesuffix('_total').removesuffix('_bucket')}" in text, name
+    description = json.loads(service.ask("GET", "/openapi.json")[2])
+    operation = description["paths"]["/predict"]["post"]
+    assert set(operation["responses"]) >= {"200", "408", "413", "422", "503"}
+    assert set(operation["requestBody"]["content"]) >= {"multipart/form-data", "application/octet-stream"}
+    status, headers, page = service.ask("GET", "/docs")
+    assert status == 200 and b"/predict" in page and not re.search(rb"(src|href)=.https?://", page)
+
+
+def test_the_page_and_nothing_else_is_handed_out(service):
+    status, headers, page = service.ask("GET", "/")
+    assert status == 200 and headers["content-type"].startswith("text/html") and b'data-classifier="server.js"' in page
+    for path in ("/page.js", "/page.css", "/server.js"):
+        assert service.ask("GET", path)[0] == 200, path
+    for path in ("/../serve.py", "/%2e%2e/serve.py", "/..%2fserve.py", "/nothing", "//etc/passwd"):
+        assert service.ask("GET", path)[0] in (404, 400), path
+
+
+# --- refusals ----------------------------------------------------------------------------------------
+
+
+def bomb(side=30_000):
+    def chunk(kind, content):
+        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
+    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**7))) + chunk(b"IEND", b"")
+
+
+@pytest.mark.parametrize("content, status, said", [
+    (b"", 422, "empty"), (b"hello", 422, "no photo"), (b"<html><body>404</body></html>", 422, "expected JPEG"),
+    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "expected JPEG"), (b"%!PS-Adobe-3.0 EPSF-3.0\n", 422, "expected JPEG"),
+    (bomb(), 413, "million"), (b"\xff" * 20_000_001, 413, "20 MB"),
+], ids=["empty", "text", "html", "svg", "postscript", "bomb", "20 MB"])
+def test_what_is_no_photo_is_refused_alone_and_in_a_form(service, content, status, said):
+    before = service.memory()
+    for given in ((content,), (content, content)):
+        found, answer = service.predict(*given)
+        assert found == status and all(said in one["error"] and one["status"] == status for one in answer["photos"])
+    raw, _, body = service.ask("POST", "/predict", content, {"Content-Type": "image/jpeg"})
+    assert raw == status and said in body.decode()
+    assert service.memory() - before < 150e6  # what was sent, and no more: the bomb alone would be 2,700 MB
+
+
+def test_a_cut_photo_is_refused(service, photos):
+    status, answer = service.predict(photos[0][:len(photos[0]) // 2])
+    assert status == 422 and "truncated" in answer["photos"][0]["error"]
+
+
+def test_too_many_photos(service, photos):
+    assert service.predict(*[photos[0]] * 64)[0] == 200
+    for count in (65, 66, 200):
+        status, answer = service.predict(*[photos[0]] * count)
+        assert status == 413 and "64" in str(answer["detail"]) or "Too many" in answer["detail"], count
+
+
+def test_too_much_in_one_request_is_refused_and_memory_does_not_move(service):
+    before = service.memory()
+    status, _, body = service.ask("POST", "/predict", b"x" * 150_000_000, {"Content-Type": "multipart/form-data; boundary=part"})
+    assert status == 413 and b"64 MB in one request" in body
+    assert service.memory() - before < 100e6
+
+
+@pytest.mark.parametrize("kind, body, status", [
+    ("multipart/form-data", b"no boundary", 422), ("multipart/form-data; boundary=part", b"garbage", 422),
+    ("multipart/form-data; boundary=part", b"--part\r\nContent-Disposition: form-data; name=\"photos\"\r\n\r\nnot a file\r\n--part--\r\n", 422),
+    ("multipart/form-data; boundary=part", b"", 422), ("multipart/form-data; boundary=" + "x" * 5000, b"--", 422),
+])
+def test_a_broken_form_is_said_to_be_one(service, kind, body, status):
+    found, headers, answer = service.ask("POST", "/predict", body, {"Content-Type": kind})
+    assert found == status and json.loads(answer)["detail"]
+
+
+def test_names_are_text_and_nothing_else(service, photos):
+    names = ["../../etc/passwd", "<script>alert(1)<!--.jpg", "a\x1b[31m.jpg", "x" * 3000]
+    status, answer = service.predict(*photos[:4], names=names)
+    found = [one["name"] for one in answer["photos"]]
+    assert status == 200 and found[:3] == ["../../etc/passwd", "<script>alert(1)<!--.jpg", "a\\x1b[31m.jpg"] and len(found[3]) == 200
+    _, headers, _ = service.ask("POST", "/predict", photos[0])
+    assert headers["content-type"] == "application/json"
+
+
+def test_other_ways_of_asking(service):
+    assert service.ask("GET", "/predict")[0] in (404, 405)
+    assert service.ask("PUT", "/predict", b"x")[0] in (404, 405)
+    assert service.ask("POST", "/predict?map=perhaps", b"x")[0] == 422
+
+
+# --- slow, busy, ending ------------------------------------------------------------------------------
+
+
+def answer_to(connection):
+    """What comes on `connection` until the other side closes it."""
+    received = b""
+    try:
+        while part := connection.recv(4096):
+            received += part
+    except OSError:
+        pass
+    return received
+
+
+def test_a_client_that_sends_a_byte_a_second_is_sent_away(photos):
+    with running(code="import catsdogs.serve as s; s.SECONDS = 1.5") as service:
+        heads = {"in its head": b"POST /predict HTTP/1.1\r\nX-Slow: ", "in its body": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n"}
+        for where, head in heads.items():
+            with socket.create_connection(("127.0.0.1", service.port), timeout=10) as slow:
+                slow.sendall(head)
+                started = time.monotonic()
+
+                def trickle():
+                    try:
+                        for _ in range(20):
+                            time.sleep(0.25)
+                            slow.sendall(b"x")
+                    except OSError:
+                        pass
+
+                threading.Thread(target=trickle, daemon=True).start()
+                received = answer_to(slow)
+                assert received.startswith(b"HTTP/1.1 408"), (where, received)
+                assert 1 < time.monotonic() - started < 5, where
+        assert service.predict(photos[0])[0] == 200
+
+
+def test_a_full_queue_says_when_to_come_back(photos):
+    slow = "import time, catsdogs.serve as s; s.MAX_WAITING = 4; d = s.decode; s.decode = lambda *a: (time.sleep(0.4), d(*a))[1]"
+    with running(code=slow) as service:
+        kind, body = form(photos[0])
+
+        def ask(_):
+            return service.ask("POST", "/predict", body, {"Content-Type": kind})
+
+        with concurrent.futures.ThreadPoolExecutor(12) as pool:
+            found = list(pool.map(ask, range(12)))
+        statuses = [status for status, _, _ in found]
+        assert set(statuses) == {200, 503} and statuses.count(200) >= 4
+        assert all(headers["retry-after"] == "1" for status, headers, _ in found if status == 503)
+        assert ask(0)[0] == 200
+        assert json.loads(service.ask()[2])["waiting"] == 0
+
+
+def test_clients_that_go_away_leave_nothing_behind(service, photos):
+    kind, body = form(*photos[:8])
+    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    for cut in (len(head) + 50, len(head) + len(body) // 2, len(head) + len(body)):
+        for _ in range(10):
+            with socket.create_connection(("127.0.0.1", service.port)) as connection:
+                connection.sendall((head + body)[:cut])
+    time.sleep(1)
+    assert json.loads(service.ask()[2])["waiting"] == 0 and service.predict(photos[0])[0] == 200
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_lets_what_is_in_flight_finish_and_ends_with_0(photos, number):
+    slow = "import time, catsdogs.serve as s; d = s.decode; s.decode = lambda *a: (time.sleep(1), d(*a))[1]"
+    with running(code=slow) as service:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(service.predict, photos[0])
+            time.sleep(0.4)
+            service.process.send_signal(number)
+            status, answer = asked.result()
+        assert status == 200 and answer["photos"][0]["label"]
+        assert service.process.wait(10) == 0
+        assert "Traceback" not in service.process.stderr.read()
+
+
+# --- starting ----------------------------------------------------------------------------------------
+
+
+def start(*arguments):
+    return subprocess.run([sys.executable, "-m", "catsdogs", "serve", *map(str, arguments)], cwd=paths.PROJECT, capture_output=True,
+                          text=True, timeout=60)
+
+
+def test_it_needs_no_tensorflow_and_is_ready_soon():
+    barred = "import sys; sys.modules.update({name: None for name in ('tensorflow', 'keras', 'pandas', 'scipy', 'sklearn')})"
+    started = time.monotonic()
+    with running(code=barred.removeprefix("import sys; ")) as service:
+        assert time.monotonic() - started < 5  # on a busy machine; `make bench-serve` measures
+        assert service.ask()[0] == 200
+
+
+def test_what_keeps_it_from_starting_is_said_in_one_sentence(tmp_path):
+    (tmp_path / "damaged.onnx").write_bytes(ONNX.read_bytes()[:1000])
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        for arguments, said in (
+                (["--model", tmp_path / "none.onnx"], "no model"), (["--model", tmp_path / "damaged.onnx"], "cannot be loaded"),
+                (["--model", "README.md"], "only those are loaded"), (["--port", taken.getsockname()[1]], "Cannot listen"),
+                (["--port", 99999], "Cannot listen"), (["--host", "no.such.host.invalid"], "Cannot listen")):
+            run = start(*arguments)
+            assert run.returncode == 2 and said in run.stderr and len(run.stderr.splitlines()) == 1, (arguments, run.stderr)
+
+
+def test_it_listens_on_this_machine_only_unless_told_otherwise(service):
+    assert service.process.poll() is None
+    with pytest.raises(OSError):
+        socket.create_connection((_other_address(), service.port), timeout=2)
+
+
+def _other_address():
+    """An address of this machine other than the loopback one; where it has none, one that nothing listens at."""
+    with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
+        try:
+            probe.connect(("192.0.2.1", 9))  # sends nothing
+            found = probe.getsockname()[0]
+        except OSError:
+            found = "127.0.0.2"
+    return found if found != "127.0.0.1" else "127.0.0.2"
