@@ -1,10 +1,12 @@
 """The notebooks: run top to bottom on drawn photos, and fit to be shared as they are committed."""
 
+import http.server
 import json
 import os
 import shutil
 import subprocess
 import sys
+import threading
 
 import nbformat
 import pytest
@@ -15,6 +17,7 @@ SMALL = {
     "01_get_the_photos.ipynb": {"SOURCE": "drawn", "IMAGE_SIZE": 32},
     "02_train_the_cnn.ipynb": {"IMAGE_SIZE": 56, "BATCH_SIZE": 16, "EPOCHS": 2, "FILTERS": [4, 8], "DENSE_UNITS": 8},
     "03_read_the_results.ipynb": {},
+    "04_classify_new_photos.ipynb": {"SHOWN": 4},
 }
 NOTEBOOKS = [path.name for path in notebooks.all_notebooks()]
 
@@ -51,7 +54,8 @@ def test_every_figure_is_shown(executed, name):
     folder, _ = executed
     for cell in nbformat.read(folder / name, 4).cells:
         if cell.cell_type == "code" and "plots." in cell.source and "import" not in cell.source and "interact" not in cell.source:
-            if "if both" in cell.source:  # the drawn sample has no duplicates to show
+            # The drawn sample has no duplicates to show; no address is given, and nothing uploaded.
+            if any(text in cell.source for text in ("if both", "if URL", "FileUpload")):
                 continue
             assert any("image/png" in out.get("data", {}) for out in cell.outputs), cell.source
 
@@ -104,7 +108,7 @@ def test_the_committed_notebook_was_run_and_holds_no_photo(name):
     for cell in code:
         assert not any(out.output_type == "error" for out in cell.outputs)
         tags = cell.metadata.get("tags", [])
-        assert ("photo_grid" in cell.source) == ("photos" in tags), cell.source
+        assert ("photo_grid" in cell.source or "plots.classified" in cell.source) == ("photos" in tags), cell.source
         if "photos" in tags:
             assert [out.get("text") for out in cell.outputs] == [notebooks.NO_PHOTOS]
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
@@ -138,3 +142,36 @@ def test_the_first_cell_finds_the_project_or_fetches_it(name, tmp_path):
     for _ in range(2):  # the second time it is there
         fetched = run(code, tmp_path)
         assert fetched.stdout.split()[-2:] == [str(tmp_path / "cats-vs-dogs")] * 2, fetched.stderr
+
+
+# --- classifying, in the notebook ------------------------------------------------------------------
+
+
+def test_new_photos_from_a_folder_and_from_the_web(drawn_data, tmp_path, monkeypatch):
+    """Without any photos of the project's, with the model that ships: a folder, a bad file in it, and an address."""
+    monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "data"))
+    album = tmp_path / "album"
+    album.mkdir()
+    for index, photo in enumerate(sorted((drawn_data / "PetImages").glob("*/*.jpg"))[::40]):
+        shutil.copy(photo, album / f"{index}.jpg")
+    (album / "broken.jpg").write_text("no photo")
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=album))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    try:
+        notebooks.run(paths.PROJECT / "notebooks" / "04_classify_new_photos.ipynb", tmp_path, {
+            "PHOTOS": str(album), "URL": f"http://127.0.0.1:{server.server_port}/1.jpg"}, html=False)
+    finally:
+        server.shutdown()
+    cells = nbformat.read(tmp_path / "04_classify_new_photos.ipynb", 4).cells
+    pictures = [cell for cell in cells if cell.cell_type == "code" and any("image/png" in out.get("data", {}) for out in cell.outputs)]
+    assert sum("plots.classified" in cell.source for cell in pictures) == 2
+    tables = "".join(out.data["text/html"] for cell in cells if cell.cell_type == "code" for out in cell.outputs
+                     if "text/html" in out.get("data", {}))
+    assert "broken.jpg" in tables and "no photo" in tables and "0.jpg" in tables
+
+
+def test_new_photos_where_there_are_none_are_drawn_on_the_spot(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "data"))
+    notebooks.run(paths.PROJECT / "notebooks" / "04_classify_new_photos.ipynb", tmp_path, {"SHOWN": 2}, html=False)
+    text = "".join(out.text for out in outputs(tmp_path, "04_classify_new_photos.ipynb") if out.output_type == "stream")
+    assert "2 photos: drawings made on the spot" in text
