@@ -225,7 +225,7 @@ def _write_exports(model, folder):
         line = f"{paths.shown(path)}: {path.stat().st_size / 1e6:.2f} MB"
         if path.name in found:
             line += (f"; on {len(tests):,} test photos, probabilities differ by at most "
-                     f"{found[path.name]['largest_difference']:.1g}, and {found[path.name]['same_answer']:.2%} get the same answer")
+                     f"{found[path.name]['largest_difference']:.2g}, and {found[path.name]['same_answer']:.2%} get the same answer")
         print(line)
     if not real:
         print("No 8-bit LiteRT file: it is measured on real training photos, and there are none in data/.")

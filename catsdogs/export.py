@@ -55,7 +55,7 @@ def to_onnx(model: keras.Sequential, path: Path, facts: dict[str, str] | None = 
             head.append((layer, before))
         elif last is not None and index >= last and not isinstance(layer, keras.layers.MaxPooling2D):
             # The map is drawn without the pooling, which would leave it a few pixels large.
-            finer = graph.layer(layer, before if index == last else finer, None)
+            finer = value if index == last else graph.layer(layer, finer, None)
     graph.rename(value, "probability")
     outputs = [onnx.helper.make_tensor_value_info("probability", onnx.TensorProto.FLOAT, ["photos", 1])]
     if last is not None and head and (weights := _channel_weights(graph, head, spatial)):

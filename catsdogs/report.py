@@ -149,7 +149,7 @@ def _calibration(record):
 def _exports(record):
     lines = ["| file | size | probabilities differ by at most | the same answer, cat or dog |", "|---|---|---|---|"]
     for name, found in record["exports"].items():
-        lines.append(f"| `{name}` | {found['bytes'] / 1e6:.2f} MB | {found['largest_difference']:.1g} | {found['same_answer']:.2%} |")
+        lines.append(f"| `{name}` | {found['bytes'] / 1e6:.2f} MB | {found['largest_difference']:.2g} | {found['same_answer']:.2%} |")
     return "\n".join(lines)
 
 

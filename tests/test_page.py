@@ -109,8 +109,9 @@ def exported(tmp_path_factory):
     """A folder with the ONNX model, and with the folder for web servers unless npm could not fetch what goes into it."""
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     out = tmp_path_factory.mktemp("exported")
-    run = subprocess.run([sys.executable, "-m", "catsdogs", "export", "--output", out, "--web", out / "site" / "some" / "where"],
-                         cwd=paths.PROJECT, capture_output=True, text=True, env=os.environ | {"CATSDOGS_DATA": str(out / "none")})
+    command = [sys.executable, "-m", "catsdogs", "export", "--output", out, "--web", out / "site" / "some" / "where"]
+    run = subprocess.run(command, cwd=paths.PROJECT, capture_output=True, text=True,
+                         env=os.environ | {"CATSDOGS_DATA": str(out / "none")})
     assert (out / "cats_vs_dogs.onnx").exists(), run.stderr
     (out / "said").write_text(run.stderr)
     return out
@@ -120,7 +121,8 @@ def exported(tmp_path_factory):
 def server(exported):
     pytest.importorskip("fastapi", reason="needs fastapi")
     port = free_port()
-    process = started(["catsdogs", "serve", "--port", port, "--model", exported / "cats_vs_dogs.onnx"], port, cwd=paths.PROJECT)
+    process = started(["catsdogs", "serve", "--port", port, "--model", exported / "cats_vs_dogs.onnx"], port,
+                      cwd=paths.PROJECT)
     yield f"http://127.0.0.1:{port}/"
     process.terminate()
     process.wait(20)

@@ -164,7 +164,9 @@ function inspectWebp(view, text) {
   const kind = text(12, 4);
   const in24 = (at) => view.getUint16(at, true) + (view.getUint8(at + 2) << 16);
   if (kind === 'VP8X') return { ...found, width: in24(24) + 1, height: in24(27) + 1 };
-  if (kind === 'VP8 ') return { ...found, width: view.getUint16(26, true) & 0x3fff, height: view.getUint16(28, true) & 0x3fff };
+  if (kind === 'VP8 ') {
+    return { ...found, width: view.getUint16(26, true) & 0x3fff, height: view.getUint16(28, true) & 0x3fff };
+  }
   const bits = view.getUint32(21, true);
   return { ...found, width: (bits & 0x3fff) + 1, height: ((bits >> 14) & 0x3fff) + 1 };
 }

@@ -193,7 +193,8 @@ function announce(group) {
   if (group.length > 3) {
     const count = (label) => group.filter((card) => card.dataset.label === label).length;
     const failed = group.filter((card) => card.dataset.state === 'failed').length;
-    say(`${group.length} photos: ${count('dog')} dogs, ${count('cat')} cats, ${count('unsure')} not sure, ${failed} without an answer.`);
+    say(`${group.length} photos: ${count('dog')} dogs, ${count('cat')} cats, ${count('unsure')} not sure, `
+      + `${failed} without an answer.`);
   } else {
     say(group.map((card) => ['.name', '.word', '.sure', '.why'].map((part) => find(part, card).textContent)
       .filter(Boolean).join(', ')).join('; '));
