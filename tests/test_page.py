@@ -38,8 +38,8 @@ CLOSE = 0.001
 @pytest.mark.skipif(not shutil.which("node"), reason="needs node")
 def test_photos_are_resized_as_pillow_does_to_the_bit(tmp_path):
     random = np.random.default_rng(0)
-    sizes = [(1, 1, 128), (1, 700, 128), (700, 1, 128), (128, 128, 128), (128, 300, 128), (300, 128, 128), (64, 64, 128),
-             (127, 129, 128), (2048, 1365, 128), (5, 7, 3)]
+    sizes = [(1, 1, 128), (1, 700, 128), (700, 1, 128), (128, 128, 128), (128, 300, 128), (300, 128, 128),
+             (64, 64, 128), (127, 129, 128), (2048, 1365, 128), (5, 7, 3)]
     sizes += [(*random.integers(1, 600, 2).tolist(), int(random.choice([16, 100, 128]))) for _ in range(60)]
     if int(PIL.__version__.split(".")[0]) < 13:  # these take rows first, however tall the photo is
         sizes = [(width, height, size) for width, height, size in sizes if height - size <= 2 * max(width - size, 0)]
@@ -106,7 +106,7 @@ def free_port():
 
 @pytest.fixture(scope="session")
 def exported(tmp_path_factory):
-    """A folder with the ONNX model, and with the folder for web servers unless npm could not fetch what goes into it."""
+    """A folder with the ONNX model, and with the one for web servers unless npm could not fetch what goes into it."""
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     out = tmp_path_factory.mktemp("exported")
     command = [sys.executable, "-m", "catsdogs", "export", "--output", out, "--web", out / "site" / "some" / "where"]
@@ -340,7 +340,7 @@ def not_photos(photo):
         "empty.jpg": b"",
         "text.jpg": b"no photo at all",
         "page.png": b"<!doctype html><img src=x onerror=alert(1)>",
-        "drawing.svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><rect width='9' height='9'/></svg>",
+        "drawing.svg": b"<svg xmlns='http://www.w3.org/2000/svg' width='9' height='9'><rect width='9'/></svg>",
         "large.png": saved(Image.new("1", (10_000, 6_000)), "PNG"),
         "heavy.jpg": whole["JPEG"] + bytes(20_000_000),
         "header.jpg": whole["JPEG"][:12],

@@ -1,9 +1,9 @@
 /**
  * Turns a file into the pixels that the network sees: what catsdogs/decode.py does, with a browser's decoders.
  *
- * In Chromium, they are the same pixels, transparent ones too, but for WebP that EXIF says to turn, which it does not, and
- * for AVIF that is transparent or moves, whose colours it has a few levels darker. PNG without its end mark is refused
- * here, though Pillow does not miss it.
+ * In Chromium, they are the same pixels, transparent ones too, but for WebP that EXIF says to turn, which it does not,
+ * and for AVIF that is transparent or moves, whose colours it has a few levels darker. PNG without its end mark is
+ * refused here, though Pillow does not miss it.
  */
 
 import { resizeBilinear } from './resize.js';
