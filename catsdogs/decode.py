@@ -13,9 +13,6 @@ from PIL import Image, ImageOps, UnidentifiedImageError
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 20_000_000
 
-#: What is read, in words.
-ACCEPTED = "JPEG, PNG, WebP, GIF, AVIF, BMP or TIFF, or HEIC where pillow-heif is installed"
-
 #: Names the way photos are resized. It is part of every cache's key: change it when `decode` changes.
 RESIZING = "stretch-bilinear-2"
 
@@ -30,6 +27,8 @@ if importlib.util.find_spec("pillow_heif"):
 Image.init()
 #: What is read, in Pillow's names. Others are refused: some that Pillow knows start another program, such as Ghostscript.
 FORMATS = [name for name in ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "HEIF") if name in Image.OPEN]
+#: The same in words.
+ACCEPTED = f"JPEG, PNG, WebP, GIF, AVIF, BMP{', TIFF or HEIC' if 'HEIF' in FORMATS else ' or TIFF'}"
 
 
 class PhotoError(ValueError):
@@ -65,7 +64,7 @@ def read_image(source) -> Image.Image:
     except UnidentifiedImageError:
         if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
             raise PhotoError("a HEIC photo: pip install pillow-heif, and it can be read") from None
-        raise PhotoError(f"no photo: it starts with {content[:12]!r}; expected {ACCEPTED}") from None
+        raise PhotoError(f"no photo: it starts with {repr(content[:12])[1:]}; expected {ACCEPTED}") from None
     except Image.DecompressionBombError:
         raise PhotoTooLarge(f"more than {MAX_PIXELS // 10**6} million pixels") from None
     except MemoryError:

@@ -152,10 +152,21 @@ def test_formats_that_start_other_programs_are_refused():
         decode.decode(encoded(picture(), "EPS"), 32)
 
 
-def test_heic_is_read_or_says_what_it_needs():
-    content = b"\0\0\0\x18ftypheic" + bytes(100)
-    with pytest.raises(PhotoError, match="damaged|no photo" if "HEIF" in decode.FORMATS else "pillow-heif"):
-        decode.decode(content, 32)
+@pytest.mark.skipif("HEIF" not in decode.FORMATS, reason="pillow-heif is not installed")
+def test_heic_is_read_and_not_turned_twice():
+    exif = Image.Exif()
+    exif[0x0112] = 6  # in HEIC only a note: the format has a rotation of its own, which the decoder applies
+    for options in ({}, {"exif": exif}):
+        found = decode.decode(encoded(picture(), "HEIF", quality=95, **options), 32).astype(int)
+        assert abs(found - decode.resize(picture(), 32)).mean() < 3
+    with pytest.raises(PhotoError, match="damaged"):
+        decode.decode(encoded(picture(), "HEIF")[:600], 32)
+
+
+def test_heic_without_its_decoder_says_what_it_needs(monkeypatch):
+    monkeypatch.setattr(decode, "FORMATS", [name for name in decode.FORMATS if name != "HEIF"])
+    with pytest.raises(PhotoError, match="pip install pillow-heif"):
+        decode.decode(b"\0\0\0\x18ftypheic" + bytes(100), 32)
 
 
 def test_missing_files_and_folders(tmp_path):
