@@ -367,7 +367,8 @@ def serve(host: str = "127.0.0.1", port: int = 8000, model: str | os.PathLike | 
     shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{listening.getsockname()[1]}/ is ready; stop it with Ctrl-C", flush=True)
     config = uvicorn.Config(create_app(classifier), http=_Protocol, log_level=logging.WARNING, access_log=False,
-                            timeout_graceful_shutdown=30, server_header=False)
+                            timeout_graceful_shutdown=30, server_header=False,
+                            limit_concurrency=900)  # beyond which it answers 503; most systems allow a process 1,024 files
     # uvicorn finishes the requests in flight, then raises the signal once more, which would end this process with it.
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, lambda *_: None)
