@@ -234,6 +234,20 @@ def extractor(network: str, image_size: int | None = None, runtime: str | None =
     return lambda photos: session.run(["features"], {"photos": photos})[0]
 
 
+def dense_head(scaler, regression) -> keras.Model:
+    """The Keras layer that answers as scikit-learn's `StandardScaler` and, behind it, `LogisticRegression`, both fitted.
+
+    It takes features, (photos, features), and gives the probability of the second class, (photos, 1). Standardizing is a
+    multiplication and an addition a feature, so it goes into the weights.
+    """
+    kernel = regression.coef_[0] / scaler.scale_
+    bias = regression.intercept_[0] - scaler.mean_ @ kernel
+    model = keras.Sequential([keras.Input((len(kernel),), name="features"),
+                              keras.layers.Dense(1, activation="sigmoid", name="dog")], name="head")
+    model.layers[-1].set_weights([kernel[:, None], np.array([bias])])
+    return model
+
+
 def _application(network, image_size):
     modules = [getattr(keras.applications, name) for name in dir(keras.applications) if name.islower()]
     module = next((module for module in modules if hasattr(module, network) and hasattr(module, "preprocess_input")), None)
