@@ -1,0 +1,90 @@
+"""What Kaggle's two cats-and-dogs competitions take: a table of ``id,label`` for their unlabelled photos."""
+
+import os
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from catsdogs import paths
+
+
+@dataclass(frozen=True)
+class Competition:
+    """``scored_by``: ``"log_loss"`` or ``"accuracy"``. ``probabilities``: whether labels are those of "dog", or 0 and 1."""
+
+    scored_by: str
+    probabilities: bool
+
+
+#: By the names in their addresses, www.kaggle.com/c/NAME.
+COMPETITIONS = {"dogs-vs-cats-redux-kernels-edition": Competition("log_loss", True),
+                "dogs-vs-cats": Competition("accuracy", False)}
+
+
+def photos() -> list[Path]:
+    """Kaggle's unlabelled photos, ``data/test/N.jpg``, ordered by N.
+
+    Raises `FileNotFoundError`, with what to do, where there are none.
+    """
+    found = [path for path in paths.unlabelled().glob("*.jpg") if path.stem.isdecimal()]
+    if not found:
+        raise FileNotFoundError(f"no photos in {paths.shown(paths.unlabelled())}: expected N.jpg. "
+                                "Run ./download_data.sh kaggle, or ./download_data.sh zip with Kaggle's archive.")
+    return sorted(found, key=lambda path: int(path.stem))
+
+
+def table(competition: str, files: Iterable[Path], probabilities, *, clip: float) -> pd.DataFrame:
+    """The submission: columns ``id``, the photo's number, and ``label``, what the competition wants for it.
+
+    That is the probability of "dog", kept `clip` away from 0 and 1, or 0 for a cat and 1 for a dog.
+    """
+    probabilities = np.asarray(probabilities, float).reshape(-1)
+    wants = COMPETITIONS[competition]
+    labels = np.clip(probabilities, clip, 1 - clip) if wants.probabilities else (probabilities > 0.5).astype(int)
+    return pd.DataFrame({"id": [int(path.stem) for path in files], "label": labels})
+
+
+def check(competition: str, submission: pd.DataFrame, sample: pd.DataFrame | None = None) -> None:
+    """Raise `ValueError`, saying what was found and expected, unless `competition` would accept `submission`.
+
+    `sample` is the competition's own sample file, where it is at hand: the same columns and the same ids, in its order.
+    """
+    if list(submission.columns) != ["id", "label"]:
+        raise ValueError(f"columns are {list(submission.columns)}: expected id, label")
+    if submission.id.duplicated().any():
+        raise ValueError(f"id {submission.id[submission.id.duplicated()].iloc[0]} is there twice")
+    labels = submission.label
+    if labels.isna().any() or not labels.between(0, 1).all():
+        raise ValueError(f"label {labels[~labels.between(0, 1)].iloc[0]} of id {submission.id[~labels.between(0, 1)].iloc[0]}: "
+                         "expected 0 to 1")
+    if not COMPETITIONS[competition].probabilities and not labels.isin([0, 1]).all():
+        raise ValueError(f"labels such as {labels[~labels.isin([0, 1])].iloc[0]}: {competition} takes 0 or 1")
+    if sample is None:
+        return
+    if list(sample.columns) != list(submission.columns):
+        raise ValueError(f"the sample has the columns {list(sample.columns)}: expected id, label")
+    missing, extra = set(sample.id) - set(submission.id), set(submission.id) - set(sample.id)
+    if missing or extra:
+        raise ValueError(f"{len(missing)} ids of the sample are missing{_some(missing)}, {len(extra)} are not in it{_some(extra)}")
+    if list(sample.id) != list(submission.id):
+        raise ValueError("the ids are in another order than the sample's")
+
+
+def write(competition: str, submission: pd.DataFrame, path: Path, sample: Path | None = None) -> None:
+    """Write `submission` to `path`, after `check`; and check what was written, as Kaggle will read it."""
+    expected = pd.read_csv(sample) if sample else None
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_name(f".{path.name}.{os.getpid()}")
+    try:
+        submission.to_csv(partial, index=False, lineterminator="\n")
+        check(competition, pd.read_csv(partial), expected)
+        os.replace(partial, path)
+    finally:
+        partial.unlink(missing_ok=True)
+
+
+def _some(ids):
+    return f" ({', '.join(map(str, sorted(ids)[:3]))}{', …' if len(ids) > 3 else ''})" if ids else ""
