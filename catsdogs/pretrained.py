@@ -106,6 +106,16 @@ def lite(network: str, image_size: int | None = None, *, classes: bool = False) 
     return model
 
 
+def split(model: keras.Model, block: int) -> tuple[keras.Model, keras.Model]:
+    """An EfficientNet-Lite of `build` in two: up to and with the block of this number, counted from 0, and what follows.
+
+    One after the other they give what `model` gives, with which they share their weights. So the first can be run once for
+    all photos, and the second trained on what it gave.
+    """
+    cut = model.get_layer(f"blocks_{block + 1}_expand_conv").input
+    return keras.Model(model.input, cut, name="lower"), keras.Model(cut, model.output, name="upper")
+
+
 def lite_weights(network: str) -> dict[str, np.ndarray]:
     """The weights of the EfficientNet-Lite `network` by their PyTorch names, such as ``_blocks.0._bn1.weight``.
 

@@ -96,6 +96,15 @@ def test_other_backends_give_the_same(backend):
     assert run.returncode == 0, run.stderr
 
 
+@pytest.mark.parametrize("block", [9, 11, 14])
+def test_both_halves_one_after_the_other_give_the_whole(block):
+    pytest.importorskip(weights("efficientnet-lite0"), reason="its weights are not installed")
+    model = pretrained.build("efficientnet-lite0", 64)
+    lower, upper = pretrained.split(model, block)
+    np.testing.assert_allclose(upper.predict_on_batch(lower.predict_on_batch(pictures(64))), model.predict_on_batch(pictures(64)), atol=1e-5)
+    assert lower.count_params() + upper.count_params() == model.count_params()
+
+
 # --- weights that are not there, or not weights ---------------------------------------------------------
 
 
