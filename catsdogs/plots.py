@@ -73,6 +73,15 @@ def strengths(losses: dict[float, dict[str, float]], chosen: float) -> Figure:
 
 
 @_styled
+def doubt(doubts) -> Figure:
+    """How doubtful labels are: `doubts`, (photos,), 0 to 1, as `catsdogs.audit.rank` gives them; counts on a logarithmic scale."""
+    figure, axis = _figure(width=7.2, height=2.8)
+    axis.hist(doubts, bins=np.linspace(0, 1, 51), color=VAL, log=True)
+    axis.set(title="Doubt", xlabel="probability that the label is the other one", ylabel="photos", xlim=(0, 1))
+    return figure
+
+
+@_styled
 def comparison(rows: list[dict], *, title: str) -> Figure:
     """A bar a row of a benchmark: ``times``, how many times better ours is; ``wanted``, where given, as a mark."""
     figure, axis = _figure(width=9.6, height=0.9 + 0.3 * len(rows))

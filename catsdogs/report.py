@@ -18,6 +18,25 @@ OURS_8000 = ("cats_vs_dogs_seed_8000", "cats_vs_dogs_seed_8000_1", "cats_vs_dogs
 PUBLISHED_SEEDS = {"train": 0.89, "test": 0.7978}
 
 
+#: What others published for photos of this archive: not measured here, and mostly on test photos of their own.
+PUBLISHED_PRETRAINED = (
+    {"what": "the winner of Kaggle's 2013 competition", "accuracy": "98.9%", "log loss": "–"},
+    {"what": "Chollet, *Deep Learning with Python*, from 2,000 photos", "accuracy": "98.6%", "log loss": "–"},
+    {"what": "Kaggle's best public ensembles", "accuracy": "–", "log loss": "0.039 to 0.041"},
+)
+
+
+def pretrained_rows(*found: dict) -> list[dict[str, str]]:
+    """Rows to compare: those of the records of runs of notebook 06, ours trained from nothing, and what others published."""
+    rows = [{"what": _networks(record), "accuracy": _measure(record, "accuracy", ".2%"), "log loss": _measure(record, "log_loss", ".4f"),
+             "source": "measured here"} for record in found]
+    own = records.read(MODEL) if (paths.models() / f"{MODEL}.json").exists() else None
+    if own and "test" in own["metrics"]:
+        rows.append({"what": "ours, trained from nothing (notebook 02)", "accuracy": _measure(own, "accuracy", ".2%"),
+                     "log loss": _measure(own, "log_loss", ".4f"), "source": "measured here"})
+    return rows + [row | {"source": "published"} for row in PUBLISHED_PRETRAINED]
+
+
 def blocks() -> dict[str, str]:
     """The generated parts of README.md, models/README.md and benchmarks/RESULTS.md by name, as Markdown."""
     model, seeds, *ours = (records.read(name) for name in (MODEL, SEEDS, *OURS_8000))
@@ -157,6 +176,17 @@ def _mean_row(label, found):
     return (f"| {label}, mean of {len(found)} seeds | {found[0]['data']['photos']['train']:,} (`{found[0]['data']['protocol']}`) "
             f"| {found[0]['parameters']:,} | {statistics.mean(accuracies):.2%} "
             f"(the seeds: {', '.join(f'{accuracy:.1%}' for accuracy in accuracies)}) | {training.duration(seconds)} |")
+
+
+def _networks(record):
+    p = record["hyperparameters"]
+    networks = " and ".join(f"{network} at {size} pixels" for network, size in p["NETWORKS"].items())
+    return f"a head on {networks}{', mirrored too' if p['MIRRORED'] else ''} (notebook 06)"
+
+
+def _measure(record, measure, form):
+    found = record["metrics"]["test"][measure]
+    return f"{found['value']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
 
 
 def _number(value):

@@ -1,14 +1,16 @@
 """What Kaggle's two cats-and-dogs competitions take: a table of ``id,label`` for their unlabelled photos."""
 
 import os
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
-from catsdogs import paths
+from catsdogs import dataset, features, paths, records, splits
+from catsdogs.decode import decode
 
 
 @dataclass(frozen=True)
@@ -24,27 +26,73 @@ COMPETITIONS = {"dogs-vs-cats-redux-kernels-edition": Competition("log_loss", Tr
                 "dogs-vs-cats": Competition("accuracy", False)}
 
 
-def photos() -> list[Path]:
-    """Kaggle's unlabelled photos, ``data/test/N.jpg``, ordered by N.
+def photos() -> dict[int, Path]:
+    """Kaggle's unlabelled photos, ``data/test/N.jpg``, by N and in its order.
 
     Raises `FileNotFoundError`, with what to do, where there are none.
     """
-    found = [path for path in paths.unlabelled().glob("*.jpg") if path.stem.isdecimal()]
+    found = {int(path.stem): path for path in paths.unlabelled().glob("*.jpg") if path.stem.isdecimal()}
     if not found:
         raise FileNotFoundError(f"no photos in {paths.shown(paths.unlabelled())}: expected N.jpg. "
                                 "Run ./download_data.sh kaggle, or ./download_data.sh zip with Kaggle's archive.")
-    return sorted(found, key=lambda path: int(path.stem))
+    return dict(sorted(found.items()))
 
 
-def table(competition: str, files: Iterable[Path], probabilities, *, clip: float) -> pd.DataFrame:
-    """The submission: columns ``id``, the photo's number, and ``label``, what the competition wants for it.
+def stand_ins(protocol: str = "full") -> dict[int, Path]:
+    """Our own test photos of `protocol`, numbered from 1: in place of Kaggle's, to try everything without them."""
+    rows = splits.prepare(protocol)
+    return {number: paths.photos() / photo for number, photo in enumerate(rows.photo[rows.split == "test"], start=1)}
+
+
+def predict_split(name: str, split: str, *, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
+    """Labels and the probabilities of "dog" for a split, ``"val"`` or ``"test"``, by the model of run `name`.
+
+    The run is one of notebook 02, or of notebook 06, whose head needs the features of its networks. With `mirrored`, each
+    photo's mirror image is averaged in: the probabilities of the former, the features of the latter.
+    """
+    model, p = records.load_model(name), records.read(name)["hyperparameters"]
+    if "NETWORKS" in p:
+        some = (features.load_test(p["PROTOCOL"], p["NETWORKS"], mirrored=mirrored) if split == "test"
+                else features.load(p["PROTOCOL"], p["NETWORKS"], mirrored=mirrored)[1])
+        return some.labels, model.predict(some.values, batch_size=1024, verbose=0)[:, 0]
+    some = (dataset.load_test(p["PROTOCOL"], p["IMAGE_SIZE"]) if split == "test"
+            else dataset.load(p["PROTOCOL"], p["IMAGE_SIZE"])[1])
+    return some.labels, _predict_pixels(model, some.images, mirrored)
+
+
+def predict(name: str, files: Sequence[Path], *, mirrored: bool) -> np.ndarray:
+    """The probabilities of "dog" for photos on disk, shape (photos,), by the model of run `name`, as `predict_split` does."""
+    model, p = records.load_model(name), records.read(name)["hyperparameters"]
+    if "NETWORKS" not in p:
+        with ThreadPoolExecutor(os.cpu_count()) as pool:
+            parts = []
+            for start in range(0, len(files), 1024):
+                pixels = list(pool.map(lambda file: decode(file, p["IMAGE_SIZE"]), files[start:start + 1024]))
+                parts.append(_predict_pixels(model, np.stack(pixels), mirrored))
+        return np.concatenate(parts)
+    contents = [records.file_sha256(file) for file in files]
+    folder, values = Path(os.path.commonpath([file.parent for file in files])), []
+    for network, size in p["NETWORKS"].items():
+        views = [features.compute([str(file.relative_to(folder)) for file in files], contents, network, size, mirrored=mirror, folder=folder)
+                 for mirror in ((False, True) if mirrored else (False,))]
+        values.append(sum(views) / len(views))
+    return model.predict(np.hstack(values), batch_size=1024, verbose=0)[:, 0]
+
+
+def _predict_pixels(model, images, mirrored):
+    views = [images, images[:, :, ::-1]] if mirrored else [images]
+    return sum(model.predict(view, batch_size=256, verbose=0)[:, 0] for view in views) / len(views)
+
+
+def table(competition: str, ids: Iterable[int], probabilities, *, clip: float) -> pd.DataFrame:
+    """The submission: columns ``id``, the photos' numbers, and ``label``, what the competition wants for it.
 
     That is the probability of "dog", kept `clip` away from 0 and 1, or 0 for a cat and 1 for a dog.
     """
     probabilities = np.asarray(probabilities, float).reshape(-1)
     wants = COMPETITIONS[competition]
     labels = np.clip(probabilities, clip, 1 - clip) if wants.probabilities else (probabilities > 0.5).astype(int)
-    return pd.DataFrame({"id": [int(path.stem) for path in files], "label": labels})
+    return pd.DataFrame({"id": list(ids), "label": labels})
 
 
 def check(competition: str, submission: pd.DataFrame, sample: pd.DataFrame | None = None) -> None:

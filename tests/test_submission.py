@@ -26,7 +26,7 @@ def sample(folder, ids, header="id,label"):
 
 
 def test_photos_are_in_the_order_of_their_numbers(files):
-    assert [path.name for path in files] == ["1.jpg", "2.jpg", "10.jpg"]
+    assert [(number, path.name) for number, path in files.items()] == [(1, "1.jpg"), (2, "2.jpg"), (10, "10.jpg")]
 
 
 def test_without_photos_it_says_how_to_get_them(empty):
