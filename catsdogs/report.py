@@ -11,7 +11,7 @@ from PIL import Image
 
 from catsdogs import paths, plots, records, training
 
-MODEL, SEEDS = "cats_vs_dogs", "seeds_recipe"
+MODEL, SEEDS, PRETRAINED = "cats_vs_dogs", "seeds_recipe", "pretrained"
 #: Ours on the recipe's photos, a seed of the random numbers each.
 OURS_8000 = ("cats_vs_dogs_seed_8000", "cats_vs_dogs_seed_8000_1", "cats_vs_dogs_seed_8000_2")
 #: Numbers of the recipe as many repositories share it, published by its authors; not measured here.
@@ -21,7 +21,7 @@ PUBLISHED_SEEDS = {"train": 0.89, "test": 0.7978}
 #: What others published for photos of this archive: not measured here, and mostly on test photos of their own.
 PUBLISHED_PRETRAINED = (
     {"what": "the winner of Kaggle's 2013 competition", "accuracy": "98.9%", "log loss": "–"},
-    {"what": "Chollet, *Deep Learning with Python*, from 2,000 photos", "accuracy": "98.6%", "log loss": "–"},
+    {"what": "Chollet's book, from 2,000 photos", "accuracy": "98.6%", "log loss": "–"},
     {"what": "Kaggle's best public ensembles", "accuracy": "–", "log loss": "0.039 to 0.041"},
 )
 
@@ -91,7 +91,10 @@ def blocks() -> dict[str, str]:
                f"TensorFlow {bench['versions']['tensorflow']}.\n\n")
     chosen = [row for row in bench["rows"] if row["wanted"] and row["backend"] == "tensorflow"]
     size = p["IMAGE_SIZE"]
-    return {"shape": f"(N, {size}, {size}, 3)", "decode": f"`catsdogs.decode.decode(photo, {size})`", "pixels": f"{size}×{size}",
+    rows = pretrained_rows(records.read(PRETRAINED))
+    pretrained = "\n".join(["| what | accuracy (95% interval) | log loss (95% interval) | |", "|---|---|---|---|",
+                            *(f"| {' | '.join(row.values())} |" for row in rows)])
+    return {"pretrained": pretrained, "shape": f"(N, {size}, {size}, 3)", "decode": f"`catsdogs.decode.decode(photo, {size})`", "pixels": f"{size}×{size}",
             "speed": machine + speed_table(chosen), "bench": machine + speed_table(bench["rows"]), "summary": summary, "figures": figures, "results": results, "numbers": numbers, "facts": facts, "recipe": recipe,
             "time": f"about {training.duration(model['seconds'])} on {_device(model)}"}
 
