@@ -1,4 +1,5 @@
-# run    the notebooks, top to bottom, into build/        test     the tests
+# run    notebooks 01 to 04 into build/ (ONLY="06 09"     test     the tests
+#        runs these instead)
 # lab    the notebooks in JupyterLab                      install  only the environment (GPU=1: with CUDA)
 # serve  a page that classifies photos                    fuzz     thousands of broken photos at the service
 
@@ -17,7 +18,7 @@ TESTS := $(VENV)/installed-tests
 .DEFAULT_GOAL := run
 
 run: install
-	@$(BIN)/python -m catsdogs run
+	@$(BIN)/python -m catsdogs run $(ONLY)
 
 test: $(TESTS)
 	@$(BIN)/python -m pytest

@@ -2,17 +2,22 @@
 
 import argparse
 import os
+import shutil
 import subprocess
 import sys
 
 from catsdogs import paths
+
+#: The notebooks that train, judge and use the CNN, one after the other; the others are roads of their own.
+MAIN_ROAD = ("01", "02", "03", "04")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = argparse.ArgumentParser(prog="python -m catsdogs", description="Cats and dogs: train, judge, publish.")
     commands = parser.add_subparsers(dest="command", required=True)
-    commands.add_parser("run", help="get the photos if there are none and run all notebooks into build/")
+    running = commands.add_parser("run", help="get the photos if there are none and run the notebooks into build/")
+    running.add_argument("numbers", nargs="*", metavar="NN", help="these notebooks, such as 06 09 (by default the main road, 01 to 04)")
     published = commands.add_parser("publish", help="run the notebooks and write them, the model and the numbers into the project")
     published.add_argument("numbers", nargs="*", metavar="NN", help="only these notebooks, such as 01 03 (by default all)")
     report = commands.add_parser("report", help="write the numbers in README.md and models/README.md from the run records")
@@ -51,7 +56,7 @@ def main(arguments: list[str] | None = None) -> int:
             return serve_photos(chosen.host, chosen.port, chosen.model)
         if chosen.command == "export":
             return export_model(chosen.model, chosen.output, chosen.web)
-        return run() if chosen.command == "run" else publish(chosen.numbers)
+        return (run if chosen.command == "run" else publish)(chosen.numbers)
     except BrokenPipeError:  # whoever read the answers, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
@@ -75,16 +80,29 @@ def fetch() -> int:
     return status
 
 
-def run() -> int:
-    """Run all notebooks into ``build/`` and say where to look. Nothing tracked by git changes."""
+def run(numbers: list[str] = ()) -> int:
+    """Run notebooks into ``build/`` and say where to look. Nothing tracked by git changes.
+
+    `numbers`, such as ``["06", "09"]``, chooses among them; none means the first four, which train and use the CNN.
+    """
     build = paths.PROJECT / "build"
     # The shipped model stays what it is: this run's goes beside its notebooks.
     os.environ["CATSDOGS_MODELS"] = str(build / "models")
     from catsdogs import dataset, notebooks, records
 
-    status = fetch() or _execute(build, notebooks.all_notebooks())
+    chosen = _chosen(numbers or MAIN_ROAD)
+    if numbers and chosen:
+        # Notebooks run by themselves may need what an earlier one makes: what ships stands in for it.
+        (build / "models").mkdir(parents=True, exist_ok=True)
+        for shipped in (paths.PROJECT / "models").glob("*.*"):
+            if shipped.suffix in (".keras", ".json") and not (build / "models" / shipped.name).exists():
+                shutil.copy(shipped, build / "models")
+    status = 2 if chosen is None else fetch() or _execute(build, chosen)
     if status:
         return status
+    if numbers:
+        print(f"\nLook at {', '.join(paths.shown(build / path.name) for path in chosen)}, or the pages of the same names.")
+        return 0
 
     name = records.run_name("cats_vs_dogs")
     accuracy = records.read(name)["metrics"]["test"]["accuracy"]
@@ -106,8 +124,8 @@ def publish(numbers: list[str] = ()) -> int:
         print("Publishing needs the real photos: ./download_data.sh first.", file=sys.stderr)
         return 1
     build = paths.PROJECT / "build" / "published"
-    chosen = [path for path in notebooks.all_notebooks() if not numbers or path.name[:2] in numbers]
-    status = _execute(build, chosen)
+    chosen = _chosen(numbers)
+    status = 2 if chosen is None else _execute(build, chosen)
     if status == 0:
         for notebook in chosen:
             notebooks.publish(build / notebook.name, notebook)
@@ -230,6 +248,17 @@ def _write_exports(model, folder):
     if not real:
         print("No 8-bit LiteRT file: it is measured on real training photos, and there are none in data/.")
     return found
+
+
+def _chosen(numbers):
+    """The notebooks whose names begin with `numbers`, or all; None, and a line that says so, where one is not there."""
+    from catsdogs import notebooks
+
+    found = {path.name[:2]: path for path in notebooks.all_notebooks()}
+    if unknown := [number for number in numbers if number not in found]:
+        print(f"No notebook {', '.join(unknown)}: expected of {', '.join(found)}", file=sys.stderr)
+        return None
+    return [found[number] for number in sorted(set(numbers or found))]
 
 
 def _execute(folder, chosen):

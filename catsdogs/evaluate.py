@@ -6,6 +6,8 @@ from sklearn import metrics
 
 #: Bins of `calibration_error`, as in Guo et al. (2017), "On Calibration of Modern Neural Networks".
 CALIBRATION_BINS = 15
+#: How far from 0 and 1 `best_clip` may keep probabilities.
+CLIPS = (1e-7, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7e-3, 1e-2, 2e-2)
 
 
 def evaluate(labels, probabilities, *, threshold: float = 0.5, resamples: int = 1000) -> dict:
@@ -69,6 +71,15 @@ def calibration_error(labels, probabilities) -> float:
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
     gaps = np.bincount(bins, probabilities - labels, CALIBRATION_BINS)
     return float(np.abs(gaps).sum() / len(labels))
+
+
+def best_clip(labels, probabilities) -> float:
+    """How far from 0 and 1 to keep `probabilities` for the lowest log loss against `labels`; one of `CLIPS`.
+
+    A mistake made with certainty costs log loss without limit, and some labels are wrong: so no answer should be certain.
+    """
+    labels, probabilities = np.asarray(labels), np.asarray(probabilities, float).reshape(-1)
+    return min(CLIPS, key=lambda clip: metrics.log_loss(labels, np.clip(probabilities, clip, 1 - clip), labels=[0, 1]))
 
 
 def _share(successes, trials):

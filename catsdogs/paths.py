@@ -46,6 +46,11 @@ def arrays() -> Path:
     return data() / "arrays"
 
 
+def features() -> Path:
+    """What pretrained networks say of the photos, some hundred photos a ``.npz`` file."""
+    return data() / "features"
+
+
 def models() -> Path:
     """What training writes: models, run records, checkpoints."""
     return Path(os.environ.get("CATSDOGS_MODELS") or PROJECT / "models").expanduser().resolve()

@@ -60,6 +60,28 @@ def curves(history: dict, *, best_epoch: int | None = None, epochs: int | None =
 
 
 @_styled
+def strengths(losses: dict[float, dict[str, float]], chosen: float) -> Figure:
+    """Log loss by a head's strength (see notebook 06): `losses` maps each to that of ``training`` and of ``validation``."""
+    figure, axis = _figure(width=6.4, height=3.4)
+    for split, colour in (("training", TRAIN), ("validation", VAL)):
+        axis.plot(list(losses), [loss[split] for loss in losses.values()], "o-", ms=4, color=colour, label=split)
+    value = losses[chosen]["validation"]
+    axis.plot(chosen, value, "o", color=ACCENT, label=f"{chosen:g}, chosen: {value:.4f}")
+    axis.set(title="Log loss", xlabel="strength: the larger, the closer to the training photos", xscale="log", ylim=(0, None))
+    axis.legend(fontsize=8)
+    return figure
+
+
+@_styled
+def doubt(doubts) -> Figure:
+    """How doubtful labels are: `doubts`, (photos,), 0 to 1, as `catsdogs.audit.rank` gives them; counts on a logarithmic scale."""
+    figure, axis = _figure(width=7.2, height=2.8)
+    axis.hist(doubts, bins=np.linspace(0, 1, 51), color=VAL, log=True)
+    axis.set(title="Doubt", xlabel="probability that the label is the other one", ylabel="photos", xlim=(0, 1))
+    return figure
+
+
+@_styled
 def comparison(rows: list[dict], *, title: str) -> Figure:
     """A bar a row of a benchmark: ``times``, how many times better ours is; ``wanted``, where given, as a mark."""
     figure, axis = _figure(width=9.6, height=0.9 + 0.3 * len(rows))

@@ -11,11 +11,30 @@ from PIL import Image
 
 from catsdogs import paths, plots, records, training
 
-MODEL, SEEDS = "cats_vs_dogs", "seeds_recipe"
+MODEL, SEEDS, PRETRAINED = "cats_vs_dogs", "seeds_recipe", "pretrained"
 #: Ours on the recipe's photos, a seed of the random numbers each.
 OURS_8000 = ("cats_vs_dogs_seed_8000", "cats_vs_dogs_seed_8000_1", "cats_vs_dogs_seed_8000_2")
 #: Numbers of the recipe as many repositories share it, published by its authors; not measured here.
 PUBLISHED_SEEDS = {"train": 0.89, "test": 0.7978}
+
+
+#: What others published for photos of this archive: not measured here, and mostly on test photos of their own.
+PUBLISHED_PRETRAINED = (
+    {"what": "the winner of Kaggle's 2013 competition", "accuracy": "98.9%", "log loss": "–"},
+    {"what": "Chollet's book, from 2,000 photos", "accuracy": "98.6%", "log loss": "–"},
+    {"what": "Kaggle's best public ensembles", "accuracy": "–", "log loss": "0.039 to 0.041"},
+)
+
+
+def pretrained_rows(*found: dict) -> list[dict[str, str]]:
+    """Rows to compare: those of the records of runs of notebook 06, ours trained from nothing, and what others published."""
+    rows = [{"what": _networks(record), "accuracy": _measure(record, "accuracy", ".2%"), "log loss": _measure(record, "log_loss", ".4f"),
+             "source": "measured here"} for record in found]
+    own = records.read(MODEL) if (paths.models() / f"{MODEL}.json").exists() else None
+    if own and "test" in own["metrics"]:
+        rows.append({"what": "ours, trained from nothing (notebook 02)", "accuracy": _measure(own, "accuracy", ".2%"),
+                     "log loss": _measure(own, "log_loss", ".4f"), "source": "measured here"})
+    return rows + [row | {"source": "published"} for row in PUBLISHED_PRETRAINED]
 
 
 def blocks() -> dict[str, str]:
@@ -72,7 +91,10 @@ def blocks() -> dict[str, str]:
                f"TensorFlow {bench['versions']['tensorflow']}.\n\n")
     chosen = [row for row in bench["rows"] if row["wanted"] and row["backend"] == "tensorflow"]
     size = p["IMAGE_SIZE"]
-    return {"shape": f"(N, {size}, {size}, 3)", "decode": f"`catsdogs.decode.decode(photo, {size})`", "pixels": f"{size}×{size}",
+    rows = pretrained_rows(records.read(PRETRAINED))
+    pretrained = "\n".join(["| what | accuracy (95% interval) | log loss (95% interval) | |", "|---|---|---|---|",
+                            *(f"| {' | '.join(row.values())} |" for row in rows)])
+    return {"pretrained": pretrained, "shape": f"(N, {size}, {size}, 3)", "decode": f"`catsdogs.decode.decode(photo, {size})`", "pixels": f"{size}×{size}",
             "speed": machine + speed_table(chosen), "bench": machine + speed_table(bench["rows"]), "summary": summary, "figures": figures, "results": results, "numbers": numbers, "facts": facts, "recipe": recipe,
             "calibration": _calibration(model), "exports": _exports(model),
             "serve": serve_table(json.loads((paths.PROJECT / "benchmarks" / "serve.json").read_text(encoding="utf-8"))),
@@ -190,6 +212,17 @@ def _mean_row(label, found):
     return (f"| {label}, mean of {len(found)} seeds | {found[0]['data']['photos']['train']:,} (`{found[0]['data']['protocol']}`) "
             f"| {found[0]['parameters']:,} | {statistics.mean(accuracies):.2%} "
             f"(the seeds: {', '.join(f'{accuracy:.1%}' for accuracy in accuracies)}) | {training.duration(seconds)} |")
+
+
+def _networks(record):
+    p = record["hyperparameters"]
+    networks = " and ".join(f"{network} at {size} pixels" for network, size in p["NETWORKS"].items())
+    return f"a head on {networks}{', mirrored too' if p['MIRRORED'] else ''} (notebook 06)"
+
+
+def _measure(record, measure, form):
+    found = record["metrics"]["test"][measure]
+    return f"{found['value']:{form}} ({found['low']:{form}} to {found['high']:{form}})"
 
 
 def _number(value):

@@ -18,6 +18,9 @@ SMALL = {
     "02_train_the_cnn.ipynb": {"IMAGE_SIZE": 56, "BATCH_SIZE": 16, "EPOCHS": 2, "FILTERS": [4, 8], "DENSE_UNITS": 8},
     "03_read_the_results.ipynb": {},
     "04_classify_new_photos.ipynb": {"SHOWN": 4},
+    "06_use_a_pretrained_network.ipynb": {"NETWORKS": {"efficientnet-lite0": 64}, "STRENGTHS": [0.01, 0.1]},
+    "08_submit_to_kaggle.ipynb": {"COMPETITION": "dogs-vs-cats"},
+    "09_audit_the_labels.ipynb": {"NETWORKS": {"efficientnet-lite0": 64}},
 }
 NOTEBOOKS = [path.name for path in notebooks.all_notebooks()]
 
@@ -94,6 +97,17 @@ def test_without_any_source_the_drawn_sample_is_used_and_it_says_so(empty, monke
     assert command_line.fetch() == 0
     assert "No source of photos can be reached. Carrying on with the drawn sample" in capfd.readouterr().out
     assert dataset.is_drawn() and len(list((empty / "PetImages").glob("*/*.jpg"))) == 20
+
+
+def test_a_notebook_run_by_itself_has_what_ships_in_place_of_what_others_make(drawn_data, monkeypatch, capsys):
+    monkeypatch.setenv("CATSDOGS_DATA", str(drawn_data))
+    monkeypatch.setenv("CATSDOGS_MODELS", "set by run() itself")
+    ran = []
+    monkeypatch.setattr(command_line, "_execute", lambda folder, chosen: ran.extend(path.name[:2] for path in chosen) or 0)
+    assert command_line.main(["run", "08", "06"]) == 0 and ran == ["06", "08"]
+    for name in ("cats_vs_dogs", "pretrained"):
+        assert (paths.models() / f"{name}.keras").exists() and paths.models() == paths.PROJECT / "build" / "models"
+    assert command_line.main(["run", "77"]) == 2 and "No notebook 77: expected of 01, 02" in capsys.readouterr().err
 
 
 # --- as they are committed -------------------------------------------------------------------------
