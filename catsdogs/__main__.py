@@ -60,6 +60,13 @@ def main(arguments: list[str] | None = None) -> int:
     except BrokenPipeError:  # whoever read the answers, such as `head`, has had enough
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
+    except OSError as error:
+        if chosen.command != "predict":
+            raise
+        # Photos' own errors are answers: this is about where the answers go, such as a full disk.
+        print(f"cannot write the answers: {error.strerror}", file=sys.stderr)
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return 2
     except KeyboardInterrupt:
         if chosen.command == "predict":
             return 130
@@ -148,6 +155,10 @@ def predict_photos(given: list[str], model: str | None = None, form: str | None 
 
     from catsdogs import classify
 
+    if sys.stdout is None:
+        print("cannot write the answers: standard output is closed", file=sys.stderr)
+        return 2
+    sys.stdout.reconfigure(errors="backslashreplace")  # names of files may have letters that the terminal's encoding has not
     status, photos = 0, []
     for path in given:
         found = list(classify.find_photos([path]))
@@ -193,7 +204,7 @@ def serve_photos(host: str, port: int, model: str | None) -> int:
         return serve.serve(host, port, path)
     except classify.ModelError as error:
         print(error, file=sys.stderr)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:  # Python has a kind for each way to misspell a host
         print(f"Cannot listen at {classify.printable(host)}, port {port} ({getattr(error, 'strerror', None) or error}): "
               "choose another with --host and --port", file=sys.stderr)
     return 2

@@ -72,7 +72,7 @@ def load_classifier(path: str | os.PathLike | None = None, *, threads: int | Non
     if path.suffix not in loaders:
         raise ModelError(f"{printable(paths.shown(path))} is no .keras, .onnx or .tflite file; only those are loaded, as others may "
                          "run code")
-    if not path.is_file():
+    if not os.path.isfile(path):
         made = "notebook 02 makes one" if path.suffix == ".keras" else "python -m catsdogs export makes one"
         raise ModelError(f"no model {printable(paths.shown(path))}: expected a {path.suffix} file; {made}")
     return loaders[path.suffix](path, threads or os.cpu_count())
@@ -85,9 +85,15 @@ def load_model(path: str | os.PathLike | None = None):
     answer with (photos, 1).
     """
     path = Path(path or paths.models() / "cats_vs_dogs.keras")
-    if not path.is_file():
+    if path.suffix != ".keras":
+        raise ModelError(f"{printable(paths.shown(path))} is no .keras file; only those are loaded, as others may run code")
+    if not os.path.isfile(path):
         raise ModelError(f"no model {printable(paths.shown(path))}: expected a .keras file; notebook 02 makes one")
-    from catsdogs.backend import keras
+    try:
+        from catsdogs.backend import keras
+    except ModuleNotFoundError as error:
+        raise ModelError(f"{printable(paths.shown(path))} needs the package {error.name}: pip install -r requirements.txt, or use the "
+                         ".onnx file beside it") from None
 
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
@@ -130,9 +136,10 @@ def _load_onnx(path, threads):
     except Exception as error:  # ONNX Runtime has many kinds of its own
         raise _cannot_be_loaded(path, error, "write it anew with python -m catsdogs export") from None
     inputs, outputs = session.get_inputs(), {output.name: output.shape for output in session.get_outputs()}
-    takes = [None if isinstance(length, str) else length for length in inputs[0].shape]
-    if not (len(inputs) == 1 and _is_square(takes) and inputs[0].type == "tensor(uint8)" and "probability" in outputs):
-        raise _other_shape(path, f"{inputs[0].type} {takes}", list(outputs), "as python -m catsdogs export writes it")
+    takes = [[None if isinstance(length, str) else length for length in one.shape] for one in inputs]
+    kinds = [one.type for one in inputs]
+    if not (kinds == ["tensor(uint8)"] and _is_square(takes[0]) and takes[0][0] is None and "probability" in outputs):
+        raise _other_shape(path, f"{', '.join(kinds)} {takes}", list(outputs), "as python -m catsdogs export writes it")
     # Without this, ONNX Runtime computes the map too when only the probability is asked for.
     only_what_is_asked = onnxruntime.RunOptions()
     only_what_is_asked.only_execute_path_to_fetches = True
@@ -144,7 +151,7 @@ def _load_onnx(path, threads):
         probabilities, maps = run(["probability", "map"], images)
         return probabilities[:, 0], maps
 
-    return Classifier(takes[1], lambda images: run(["probability"], images)[0][:, 0], explain if "map" in outputs else None,
+    return Classifier(takes[0][1], lambda images: run(["probability"], images)[0][:, 0], explain if "map" in outputs else None,
                       _calibration_of(facts), facts)
 
 
@@ -187,21 +194,30 @@ def recorded_calibration(path):
         record = json.loads(path.with_name(f"{path.stem.removesuffix('_int8')}.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return Calibration()
-    return _calibration_of(record.get("calibration", {}))
+    return _calibration_of(record.get("calibration") if isinstance(record, dict) else None)
 
 
 def _calibration_of(facts):
-    given = {name: float(facts[name]) for name in ("temperature", "unsure_below") if name in facts}
-    return Calibration(**given)
+    try:
+        found = Calibration(**{name: float(facts[name]) for name in ("temperature", "unsure_below") if name in facts})
+    except (TypeError, ValueError):
+        return Calibration()
+    return found if found.temperature > 0 else Calibration()
 
 
 def find_photos(given: Iterable[str | os.PathLike]) -> Iterator[Path]:
     """The photos that `given` names: files as they are, folders with all photos below them, ordered by path."""
     for path in map(Path, given):
-        if path.is_dir():
-            yield from sorted(file for file in path.rglob("*") if file.suffix.lower() in ENDINGS and file.is_file())
-        else:
+        # os.path's do not raise where a folder may not be entered or a name is too long; reading then says so.
+        if not os.path.isdir(path):
             yield path
+            continue
+        found = []
+        # A folder that may not be read is yielded itself, so that it is named and not passed over.
+        for folder, _, names in os.walk(path, onerror=lambda error: found.append(Path(error.filename))):
+            files = (Path(folder, name) for name in names if os.path.splitext(name)[1].lower() in ENDINGS)
+            found += [file for file in files if os.path.isfile(file) or not os.path.exists(file)]
+        yield from sorted(found)
 
 
 def fetch(address: str, *, seconds: float = 20) -> bytes:
@@ -209,6 +225,8 @@ def fetch(address: str, *, seconds: float = 20) -> bytes:
 
     Raises `catsdogs.decode.PhotoError` where there is none, it is larger than a photo may be, or it takes over `seconds`.
     """
+    import http.client
+    import time
     import urllib.error
     import urllib.request
 
@@ -220,8 +238,12 @@ def fetch(address: str, *, seconds: float = 20) -> bytes:
         # Some sites answer nobody who gives no name.
         request = urllib.request.Request(address, headers={"User-Agent": "Mozilla/5.0 (compatible; catsdogs)"})
         with urllib.request.urlopen(request, timeout=seconds) as response:
-            content = response.read(MAX_BYTES + 1)
-    except (OSError, ValueError) as error:  # urllib's errors are OSErrors; ValueError is for addresses it cannot parse
+            content, deadline = b"", time.monotonic() + seconds
+            while len(content) <= MAX_BYTES and (part := response.read1(1 << 16)):
+                content += part
+                if time.monotonic() > deadline:
+                    raise TimeoutError(f"it took over {seconds:g} seconds")
+    except (OSError, ValueError, http.client.HTTPException) as error:  # ValueError is for addresses it cannot parse
         why = error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
         raise PhotoError(f"{printable(address)} cannot be fetched: {printable(why)}") from None
     if len(content) > MAX_BYTES:

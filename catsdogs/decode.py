@@ -7,17 +7,20 @@ import warnings
 from pathlib import Path
 
 import numpy as np
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 
 #: A photo of more pixels or more bytes than this is refused before it is decoded.
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 20_000_000
+#: Nor is a JPEG of more scans decoded: each takes as long as all pixels do, and needs a dozen bytes. Usual are 1 to 12.
+MAX_SCANS = 100
 
 #: Names the way photos are resized. It is part of every cache's key: change it when `decode` changes.
 RESIZING = "stretch-bilinear-2"
 
 # Pillow warns of odd metadata, of which this archive has much. (Set once: catching warnings is not safe in threads.)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
+warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is a limit of our own
 
 if importlib.util.find_spec("pillow_heif"):
     import pillow_heif
@@ -29,6 +32,12 @@ Image.init()
 FORMATS = [name for name in ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "HEIF") if name in Image.OPEN]
 #: The same in words.
 ACCEPTED = f"JPEG, PNG, WebP, GIF, AVIF, BMP{', TIFF or HEIC' if 'HEIF' in FORMATS else ' or TIFF'}"
+
+
+#: How to turn a photo upright, by EXIF's number for how the camera was held; 1 is upright already.
+_TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
+                         Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
+                         Image.Transpose.ROTATE_90), 2))
 
 
 class PhotoError(ValueError):
@@ -56,9 +65,10 @@ def read_image(source) -> Image.Image:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise PhotoTooLarge(f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
+        if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MAX_SCANS:
+            raise PhotoError(f"damaged: a JPEG of more than {MAX_SCANS} scans")
         image.load()
-        ImageOps.exif_transpose(image, in_place=True)
-        return _to_rgb(image)
+        return _to_rgb(_upright(image))
     except PhotoError:
         raise
     except UnidentifiedImageError:
@@ -105,19 +115,30 @@ def _content(source):
     try:
         if (count := os.stat(source).st_size) > MAX_BYTES:
             raise PhotoTooLarge(f"{count / 1e6:.1f} MB, more than {MAX_BYTES // 10**6}")
-        return Path(source).read_bytes()
+        with open(source, "rb") as file:  # a device has no size, and no end
+            return _content(file)
     except FileNotFoundError:
         raise PhotoError("no such file") from None
     except IsADirectoryError:
-        raise PhotoError("a folder, not a photo") from None
+        may = os.access(source, os.R_OK | os.X_OK)
+        raise PhotoError("a folder, not a photo" if may else "a folder that may not be read") from None
     except OSError as error:
         raise PhotoError(f"cannot be read: {error.strerror}") from None
+
+
+def _upright(image):
+    try:
+        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+    except Exception:  # metadata may be damaged where pixels are not
+        return image
+    # Not ImageOps.exif_transpose, which also writes the metadata anew, and fails at any odd tag.
+    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image):
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow reads 16-bit grey as integers up to 65535 and would clip, not scale, them.
-        return Image.fromarray((np.asarray(image, np.uint32).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
     if image.mode == "F":
         raise PhotoError("floating-point pixels, whose range is not known")
     if "A" in image.getbands() or "transparency" in image.info:

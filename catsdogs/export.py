@@ -285,10 +285,12 @@ def web_folder(onnx_path: Path, folder: Path) -> None:
     """
     from catsdogs import classify
 
-    if folder.exists() and any(folder.iterdir()) and not (folder / "model.onnx").exists():
+    source = Path(__file__).parent / "web"
+    ours = {path.name for path in source.iterdir()} | {"index.html", "model.json", "model.onnx", "ort"}
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if found and not {"browser.js", "model.onnx"} <= found <= ours:
         raise ModelError(f"{paths.shown(folder)} is not empty and no page of ours: choose another folder, or empty it")
     classifier = classify.load_classifier(onnx_path)
-    source = Path(__file__).parent / "web"
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         made = Path(scratch, "page")

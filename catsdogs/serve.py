@@ -3,6 +3,7 @@
 import asyncio
 import logging
 import os
+import re
 import signal
 import socket
 import time
@@ -34,6 +35,8 @@ MAX_WAITING, MAX_RECEIVING = 512, 256_000_000
 MAX_BATCH = 32
 #: A request may take this long to arrive, and a second longer for each of so many bytes.
 SECONDS, BYTES_A_SECOND = 10, 16_384
+#: Bytes in the head of a request, at most (and what arrives together with its end).
+MAX_HEAD = 65_536
 
 WEB = Path(__file__).parent / "web"
 
@@ -222,6 +225,9 @@ async def _photos(request: Request, body: bytes) -> list[tuple[str, bytes]]:
     async def stream():
         yield body
 
+    if not body.rstrip(b" \t\r\n").endswith(b"--"):
+        # Or a form that was cut off would be answered as if its last photos had never been in it.
+        raise HTTPException(422, "the form cannot be read: its end is missing")
     try:
         # One file more than is taken, so that too many can be told from a broken form.
         form = await MultiPartParser(request.headers, stream(), max_files=MAX_PHOTOS + 1, max_fields=16).parse()
@@ -285,7 +291,7 @@ def create_app(classifier: Classifier) -> FastAPI:
             metrics.requests.labels(str(status)).inc()
             metrics.seconds.observe(time.perf_counter() - started)
 
-    @app.get("/health")
+    @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict:
         """That the service is ready, and what model it has."""
         facts = {name: classifier.facts.get(name) for name in ("name", "model_sha256", "about")}
@@ -323,9 +329,19 @@ class _WithHeaders:
 
 
 class _Protocol(HttpToolsProtocol):
-    """uvicorn's, with a limit on the time that the head of a request may take, for which it has none."""
+    """uvicorn's, with limits on the time and the bytes that the head of a request may take, for which it has none."""
 
-    _limit = None
+    _limit, _rest, _head, _arrived = None, None, 0, True
+
+    def data_received(self, data):
+        if self._arrived or self._limit is not None:
+            # An upgrade to HTTP/2, which Java offers with every request, may be ignored; httptools ignores the body instead.
+            head, end, rest = data.partition(b"\r\n\r\n")
+            data = re.sub(rb"(?i)\r\nupgrade:", b"\r\nx-upgrade:", head) + end + rest
+        super().data_received(data)
+        self._head = self._head + len(data) if self._limit is not None else 0
+        if self._head > MAX_HEAD:
+            self._refuse(b"431 Request Header Fields Too Large")
 
     def connection_made(self, transport):
         super().connection_made(transport)
@@ -333,12 +349,26 @@ class _Protocol(HttpToolsProtocol):
 
     def on_message_begin(self):
         super().on_message_begin()
+        self._arrived = False
         if self._limit is None:
             self._limit = self.loop.call_later(SECONDS, self._too_slow)
 
     def on_headers_complete(self):
         self._cancel()
         super().on_headers_complete()
+
+    def on_message_complete(self):
+        super().on_message_complete()
+        self._arrived = True
+        if self._rest is not None:
+            self._rest.cancel()
+            self._rest = None
+
+    def on_response_complete(self):
+        super().on_response_complete()
+        if not self._arrived and self.cycle.response_complete and not self.transport.is_closing():
+            # Answered before all had arrived, such as 404: the rest may not take forever.
+            self._rest = self.loop.call_later(SECONDS, self.transport.close)
 
     def connection_lost(self, exc):
         self._cancel()
@@ -350,9 +380,12 @@ class _Protocol(HttpToolsProtocol):
             self._limit = None
 
     def _too_slow(self):
-        self._limit = None
+        self._refuse(b"408 Request Timeout")
+
+    def _refuse(self, status):
+        self._cancel()
         if not self.transport.is_closing():
-            self.transport.write(b"HTTP/1.1 408 Request Timeout\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
+            self.transport.write(b"HTTP/1.1 " + status + b"\r\nContent-Length: 0\r\nConnection: close\r\n\r\n")
             self.transport.close()
 
 
@@ -361,16 +394,16 @@ def serve(host: str = "127.0.0.1", port: int = 8000, model: str | os.PathLike | 
 
     Raises `catsdogs.classify.ModelError` for a model that cannot be used, and `OSError` where the port cannot be had.
     """
-    classifier = load_classifier(model)
+    classifier, host = load_classifier(model), host or "127.0.0.1"  # to Python, "" is all addresses
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=1024)
+    server = uvicorn.Server(uvicorn.Config(
+        create_app(classifier), http=_Protocol, log_level=logging.WARNING, access_log=False, timeout_graceful_shutdown=30,
+        server_header=False, limit_concurrency=900))  # beyond which it answers 503; most systems allow a process 1,024 files
+    # Before it says that it is ready. uvicorn finishes the requests in flight, then raises the signal once more, for these.
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, server.handle_exit)
     shown = f"[{host}]" if ":" in host else host
     print(f"http://{shown}:{listening.getsockname()[1]}/ is ready; stop it with Ctrl-C", flush=True)
-    config = uvicorn.Config(create_app(classifier), http=_Protocol, log_level=logging.WARNING, access_log=False,
-                            timeout_graceful_shutdown=30, server_header=False,
-                            limit_concurrency=900)  # beyond which it answers 503; most systems allow a process 1,024 files
-    # uvicorn finishes the requests in flight, then raises the signal once more, which would end this process with it.
-    for number in (signal.SIGTERM, signal.SIGINT):
-        signal.signal(number, lambda *_: None)
-    uvicorn.Server(config).run(sockets=[listening])
+    server.run(sockets=[listening])
     return 0

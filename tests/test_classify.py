@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import sys
 import threading
+import time
 
 import keras
 import numpy as np
@@ -192,6 +193,52 @@ def test_a_photo_from_the_web(album):
         classify.fetch("http://127.0.0.1:9/nobody.jpg", seconds=2)
     with pytest.raises(PhotoError, match="begins with http"):
         classify.fetch("file:///etc/passwd")
+
+
+def test_a_slow_site_is_given_up(monkeypatch):
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            try:
+                for _ in range(40):
+                    self.wfile.write(b"x")
+                    time.sleep(0.2)
+            except OSError:
+                pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    started = time.monotonic()
+    with pytest.raises(PhotoError, match="took over 1 seconds"):
+        classify.fetch(f"http://127.0.0.1:{server.server_port}/", seconds=1)
+    assert time.monotonic() - started < 4
+    server.shutdown()
+    with pytest.raises(PhotoError, match="cannot be fetched"):
+        classify.fetch("http://127.0.0.1/my cat.jpg")
+
+
+@pytest.mark.parametrize("close, said", [(">&-", "standard output is closed"), (">/dev/full", "cannot write the answers")])
+def test_answers_that_cannot_be_written(album, close, said):
+    if "full" in close and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    run = subprocess.run(f"{sys.executable} -m catsdogs predict {album}/b.jpg {close}", shell=True, capture_output=True, text=True,
+                         cwd=paths.PROJECT)
+    assert run.returncode == 2 and said in run.stderr and "Traceback" not in run.stderr
+
+
+def test_names_that_the_terminal_cannot_show(album, tmp_path):
+    shutil.copy(album / "b.jpg", tmp_path / "größe.jpg")
+    run = shell(tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert run.returncode == 0 and "gr\\xf6\\xdfe.jpg" in run.stdout
+
+
+def test_a_record_that_is_none_is_left_alone(tmp_path):
+    shutil.copy(paths.PROJECT / "models" / "cats_vs_dogs.tflite", tmp_path / "mine.tflite")
+    for content in ("[1]", "{\"calibration\": 3}", "{\"calibration\": {\"temperature\": \"warm\"}}", "not JSON",
+                    "{\"calibration\": {\"temperature\": 0, \"unsure_below\": 0.9}}"):
+        (tmp_path / "mine.json").write_text(content)
+        assert classify.load_classifier(tmp_path / "mine.tflite").calibration == calibrate.Calibration()
 
 
 # --- how sure it is ----------------------------------------------------------------------------------

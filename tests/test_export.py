@@ -156,6 +156,19 @@ def test_a_folder_of_somebody_elses_is_left_alone(tmp_path, npm):
     assert (tmp_path / "thesis.txt").read_text() == "three years of work"
 
 
+def test_a_page_is_never_written_over_the_model(tmp_path, npm, capsys):
+    """Exported into the folder that the model is in, beside the .onnx file that the same command has just written."""
+    mine = tmp_path / "mine"
+    mine.mkdir()
+    shutil.copy(SHIPPED / "cats_vs_dogs.keras", mine / "model.keras")
+    assert command_line.main(["export", "--model", str(mine / "model.keras"), "--web", str(mine)]) == 2
+    assert "no page of ours" in capsys.readouterr().err and (mine / "model.keras").exists()
+    (mine / "page").mkdir()
+    (mine / "page" / "model.onnx").write_bytes(b"somebody's own")
+    with pytest.raises(classify.ModelError, match="no page of ours"):
+        export.web_folder(SHIPPED / "cats_vs_dogs.onnx", mine / "page")
+
+
 @pytest.mark.parametrize("npm_does, said", [("exit 1", "could not fetch"), (None, "npm is not installed")])
 def test_without_npm_it_says_so(tmp_path, monkeypatch, npm_does, said):
     (tmp_path / "bin").mkdir()

@@ -210,7 +210,42 @@ def test_names_are_text_and_nothing_else(service, photos):
     assert headers["content-type"] == "application/json"
 
 
+def exchange(service, *sent, pause=0.3, seconds=10):
+    """What comes back on one connection for bytes that are sent one after the other."""
+    with socket.create_connection(("127.0.0.1", service.port), timeout=seconds) as connection:
+        for part in sent:
+            try:
+                connection.sendall(part)
+            except OSError:
+                break
+            time.sleep(pause)
+        return answer_to(connection)
+
+
+def test_an_offer_of_http_2_is_passed_over(service, photos):
+    """As Java's client sends it with every request."""
+    found = exchange(service, b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
+                     b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nContent-Length: %d\r\n\r\n" % len(photos[0]) + photos[0])
+    assert found.startswith(b"HTTP/1.1 200") and b"probability" in found
+
+
+def test_a_head_without_end_is_refused_and_memory_does_not_move(service):
+    before = service.memory()
+    lines = b"".join(b"X-%d: %s\r\n" % (index, b"a" * 1000) for index in range(20_000))
+    for head in (lines, b"X-Long: " + b"a" * 20_000_000):
+        assert exchange(service, b"GET /health HTTP/1.1\r\n" + head, pause=0)[:12] in (b"HTTP/1.1 431", b"")
+    assert service.memory() - before < 30e6 and service.ask()[0] == 200
+
+
+def test_a_form_that_was_cut_off_is_said_to_be(service, photos):
+    kind, body = form(photos[0], photos[1])
+    cut = body[:len(body) - len(photos[1]) // 2]
+    status, _, answer = service.ask("POST", "/predict", cut, {"Content-Type": kind})
+    assert status == 422 and b"its end is missing" in answer
+
+
 def test_other_ways_of_asking(service):
+    assert service.ask("HEAD", "/health")[0] == 200
     assert service.ask("GET", "/predict")[0] in (404, 405)
     assert service.ask("PUT", "/predict", b"x")[0] in (404, 405)
     assert service.ask("POST", "/predict?map=perhaps", b"x")[0] == 422
@@ -293,6 +328,32 @@ def test_a_signal_lets_what_is_in_flight_finish_and_ends_with_0(photos, number):
         assert status == 200 and answer["photos"][0]["label"]
         assert service.process.wait(10) == 0
         assert "Traceback" not in service.process.stderr.read()
+
+
+def test_the_rest_of_a_refused_request_may_not_take_forever():
+    with running(code="import catsdogs.serve as s; s.SECONDS = 1") as service:
+        started = time.monotonic()
+        found = exchange(service, b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b"x")
+        assert found.startswith(b"HTTP/1.1 405") and time.monotonic() - started < 6
+
+
+def test_a_signal_as_soon_as_it_is_ready_ends_it_with_0():
+    for _ in range(3):
+        process = subprocess.Popen([sys.executable, "-m", "catsdogs", "serve", "--port", "0"], cwd=paths.PROJECT,
+                                   stdout=subprocess.PIPE, text=True)
+        assert "is ready" in process.stdout.readline()
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(10) == 0
+        process.stdout.close()
+
+
+def test_no_host_is_this_machine():
+    process = subprocess.Popen([sys.executable, "-m", "catsdogs", "serve", "--port", "0", "--host", ""], cwd=paths.PROJECT,
+                               stdout=subprocess.PIPE, text=True)
+    assert process.stdout.readline().startswith("http://127.0.0.1:")
+    process.terminate()
+    assert process.wait(10) == 0
+    process.stdout.close()
 
 
 # --- starting ----------------------------------------------------------------------------------------
