@@ -55,7 +55,7 @@ def compute(photos: Sequence[str], contents: Sequence[str], network: str, image_
     """Features of `photos` by `network`, float32, shape (photos, features); of their mirror images if `mirrored`.
 
     `photos` are paths below `folder` (by default ``data/PetImages``) and `contents` the SHA-256 of each file. `runtime` is
-    one of `catsdogs.pretrained.runtimes`, by default the fastest.
+    one of `catsdogs.pretrained.runtimes`, by default the first.
 
     They are kept in ``data/features``, `CHUNK` photos a file, named by the photos' content, the network, the size, the
     runtime and the way of resizing. So what was computed before an interruption is not computed again, and photos that

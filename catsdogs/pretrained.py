@@ -172,7 +172,7 @@ class _Unpickler(pickle.Unpickler):
 
 
 def to_onnx(network: str, image_size: int | None = None) -> bytes:
-    """The EfficientNet-Lite `network` as `build` makes it, as a file for ONNX Runtime, which runs it faster on a CPU.
+    """The EfficientNet-Lite `network` as `build` makes it, as a file for ONNX Runtime.
 
     It takes ``photos``, uint8, and gives ``features``, float32. Batch normalization is folded into the convolutions
     before it: one multiplication and addition less for every number that passes. Needs the pip package ``onnx``.
@@ -220,15 +220,18 @@ def to_onnx(network: str, image_size: int | None = None) -> bytes:
 
 
 def runtimes(network: str) -> list[str]:
-    """What can run `network` here, the fastest first: ``"onnxruntime"``, where it and onnx are installed, and ``"keras"``."""
-    faster = network in LITE and importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime")
-    return ["onnxruntime", "keras"] if faster else ["keras"]
+    """What can run `network` here, the default first: ``"onnxruntime"``, where it and onnx are installed, and ``"keras"``.
+
+    Which is faster depends on the machine and on what else it does (see benchmarks/RESULTS.md).
+    """
+    known = network in LITE and importlib.util.find_spec("onnx") and importlib.util.find_spec("onnxruntime")
+    return ["onnxruntime", "keras"] if known else ["keras"]
 
 
 def extractor(network: str, image_size: int | None = None, runtime: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """A function from photos, uint8 (photos, size, size, 3), to features, float32 (photos, features).
 
-    `runtime` is one of `runtimes`, by default the fastest: their answers agree to within rounding.
+    `runtime` is one of `runtimes`, by default the first: their answers agree to within rounding.
     """
     runtime = runtime or runtimes(network)[0]
     if runtime == "keras":
