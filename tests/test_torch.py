@@ -158,9 +158,10 @@ def test_steps_change_weights_and_their_average_as_in_keras(seventh, build_keras
     run = seventh.start(p, 4)
     seventh.keras_to_torch(keras_model, run.model)
     keras_model.compile(loss="binary_crossentropy", optimizer=keras.optimizers.AdamW(
-        p.LEARNING_RATE, weight_decay=1e-4, use_ema=True, ema_momentum=0.75))
+        p.LEARNING_RATE, weight_decay=0.5, use_ema=True, ema_momentum=0.75))
+    assert {group["weight_decay"] for group in run.optimizer.param_groups} == {1e-4}
     for group in run.optimizer.param_groups:
-        group["lr"] = p.LEARNING_RATE
+        group |= {"lr": p.LEARNING_RATE, "weight_decay": 0.5}  # enough of it to see which weights decay, and how
     run.schedule = Mock()  # the rate stays
     loss, _ = seventh.train_epoch(run, p, 0)
 
