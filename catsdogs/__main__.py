@@ -262,14 +262,19 @@ def _write_exports(model, folder):
 
 
 def _chosen(numbers):
-    """The notebooks whose names begin with `numbers`, or all; None, and a line that says so, where one is not there."""
+    """The notebooks whose names begin with `numbers`, or all; None, and a line that says so, where one is not there or cannot run."""
     from catsdogs import notebooks
 
     found = {path.name[:2]: path for path in notebooks.all_notebooks()}
     if unknown := [number for number in numbers if number not in found]:
         print(f"No notebook {', '.join(unknown)}: expected of {', '.join(found)}", file=sys.stderr)
         return None
-    return [found[number] for number in sorted(set(numbers or found))]
+    chosen = [found[number] for number in sorted(set(numbers or found))]
+    for notebook in chosen:
+        if needed := notebooks.missing(notebook):
+            print(f"{notebook.name} cannot run: {needed}", file=sys.stderr)
+            return None
+    return chosen
 
 
 def _execute(folder, chosen):

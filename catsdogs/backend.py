@@ -103,11 +103,16 @@ def bfloat16_pays() -> bool:
     That is TensorFlow without a GPU on a processor that multiplies bfloat16 in hardware: a step of notebook 02's network
     took 60 to 80 ms instead of 76 to 85 and more, in several timings. Elsewhere it was not measured.
     """
+    return name() == "tensorflow" and not gpus() and processor_multiplies_bfloat16()
+
+
+def processor_multiplies_bfloat16() -> bool:
+    """Whether the processor multiplies bfloat16 in hardware, as far as the system says."""
     try:
         flags = _CPU_FACTS.read_text()
     except OSError:
         return False
-    return name() == "tensorflow" and not gpus() and ("avx512_bf16" in flags or "amx_bf16" in flags)
+    return "avx512_bf16" in flags or "amx_bf16" in flags
 
 
 def seed_global_generator(seed: int) -> None:

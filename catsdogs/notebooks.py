@@ -1,6 +1,7 @@
 """Run the notebooks top to bottom, and make them fit to be shared."""
 
 import contextlib
+import importlib.util
 import os
 import sys
 import time
@@ -19,10 +20,21 @@ NO_PHOTOS = "Photos are not kept in this file: run this cell to see them.\n"
 #: What stands there where controls would.
 CONTROLS = "Controls appear here when this cell is run.\n"
 
+#: Notebooks that need what `requirements.txt` does not bring: the package, and the file that does.
+_EXTRAS = {"07_the_same_in_pytorch.ipynb": ("torch", "requirements-torch.txt")}
+
 
 def all_notebooks() -> list[Path]:
     """The project's notebooks, in the order they are read in."""
     return sorted((paths.PROJECT / "notebooks").glob("[0-9]*.ipynb"))
+
+
+def missing(notebook: Path) -> str | None:
+    """What has to be done before `notebook` can run, where it needs a package that is not installed; else None."""
+    package, requirements = _EXTRAS.get(notebook.name, (None, None))
+    if package is None or importlib.util.find_spec(package):
+        return None
+    return f"it needs {package}: pip install -r {requirements}"
 
 
 def run(notebook: Path, output: Path, parameters: dict | None = None, *, html: bool = True) -> None:

@@ -26,10 +26,7 @@ def save_run(name: str, model: keras.Model, *, hyperparameters: dict, history: d
              metrics: dict, seconds: float) -> Path:
     """Save `model` as ``models/NAME.keras`` and ``models/NAME.h5``, and its record as ``models/NAME.json``.
 
-    `history` is that of `model.fit`, `metrics` maps a split to `catsdogs.evaluate.evaluate`'s result,
-    `seconds` is the time spent training. The record adds what the photos were, with a fingerprint of
-    them and of the split, the device, library versions and the model file's SHA-256. Returns the
-    record's path. Each file is replaced as a whole.
+    What the record holds is said at `save_record`. Returns the record's path. Each file is replaced as a whole.
     """
     folder = paths.models()
     folder.mkdir(parents=True, exist_ok=True)
@@ -37,24 +34,36 @@ def save_run(name: str, model: keras.Model, *, hyperparameters: dict, history: d
         partial = folder / f".{name}.{os.getpid()}.{ending}"
         model.save(partial)
         os.replace(partial, folder / f"{name}.{ending}")
-    record = {
+    return save_record(name, folder / f"{name}.keras", parameters=model.count_params(), hyperparameters=hyperparameters,
+                       history=history, best_epoch=best_epoch, metrics=metrics, seconds=seconds)
+
+
+def save_record(name: str, model_file: Path, *, parameters: int, hyperparameters: dict, history: dict, best_epoch: int,
+                metrics: dict, seconds: float, device: str | None = None, library: str | None = None) -> Path:
+    """Write the record of a run, ``models/NAME.json``, whose model is in `model_file`, of any kind. Returns its path.
+
+    `parameters` is how many numbers the model holds, `history` is as that of `model.fit`, `metrics` maps a split to
+    `catsdogs.evaluate.evaluate`'s result, `seconds` is the time spent training. `device` and `library` say what it was
+    trained on and with, by default those of Keras. The record adds what the photos were, with a fingerprint of them and
+    of the split, the processor, library versions and the model file's SHA-256.
+    """
+    return _write({
         "name": name,
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
         "data": dataset.describe(hyperparameters["PROTOCOL"]),
         "hyperparameters": hyperparameters,
-        "parameters": model.count_params(),
+        "parameters": parameters,
         "history": history,
         "epochs": len(history["loss"]),
         "best_epoch": best_epoch,
         "metrics": metrics,
         "seconds": round(seconds, 1),
-        "device": f"{backend.device()} ({processor()})",
-        "backend": backend.name(),
+        "device": f"{device or backend.device()} ({processor()})",
+        "backend": library or backend.name(),
         "python": platform.python_version(),
         "versions": versions(),
-        "model_sha256": file_sha256(folder / f"{name}.keras"),
-    }
-    return _write(record)
+        "model_sha256": file_sha256(model_file),
+    })
 
 
 def read(name: str) -> dict:

@@ -61,6 +61,7 @@ def blocks() -> dict[str, str]:
         f"| **{_percent(test['accuracy'])}** ({_interval(test['accuracy'])}) | {training.duration(model['seconds'])} |",
         f"| ours, the photo and its mirror image averaged | {data['train']:,} (`full`) | {model['parameters']:,} "
         f"| {_percent(mirrored['accuracy'])} ({_interval(mirrored['accuracy'])}) | the same |",
+        _row("the same network in PyTorch (notebook 07)", records.read("pytorch")),
         _mean_row("ours, the same, on the recipe's photos", ours),
         _row("the recipe many repositories share, as we ran it", seeds),
         f"| the same recipe, as published (not measured here) | 8,000 | – | {PUBLISHED_SEEDS['test']:.2%} | – |",

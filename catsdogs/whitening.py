@@ -6,11 +6,17 @@ from catsdogs.backend import keras
 
 
 def whiten(convolution: keras.layers.Conv2D, images: np.ndarray, *, patches: int = 40_000, seed: int = 0) -> None:
-    """Set the filters of a first `convolution` to what patches of `images` are made of.
+    """Set the filters of a first `convolution`, which must be built and without a bias, to `first_filters` of `images`."""
+    height, width, _, filters = convolution.kernel.shape
+    convolution.kernel.assign(first_filters(images, (height, width), filters, patches=patches, seed=seed))
 
-    `images` are (photos, height, width, 3), 0 to 255, at least as large as the filters; the convolution
-    must be built, without a bias, and is expected to be given them scaled to -1 to 1. Half of its filters
-    become the principal components of the patches, strongest first, each divided by its standard
+
+def first_filters(images: np.ndarray, size: tuple[int, int], filters: int, *, patches: int = 40_000, seed: int = 0) -> np.ndarray:
+    """Filters that are what patches of `images` are made of: float32, (height, width, 3, filters), as Keras has them.
+
+    `images` are (photos, height, width, 3), 0 to 255, at least as large as the filters, whose height and width are
+    `size`; the convolution is expected to be given them scaled to -1 to 1. Half of the filters are
+    the principal components of the patches, strongest first, each divided by its standard
     deviation; the other half their negatives, which ReLU tells apart. So what the layer answers is
     uncorrelated and of one size from the first step, and training goes on from there.
 
@@ -20,7 +26,7 @@ def whiten(convolution: keras.layers.Conv2D, images: np.ndarray, *, patches: int
 
     Raises `ValueError` for an odd number of filters, or more of them than twice a patch's numbers.
     """
-    height, width, channels, filters = convolution.kernel.shape
+    (height, width), channels = size, images.shape[-1]
     if filters % 2 or filters > 2 * height * width * channels:
         raise ValueError(f"{filters} filters of {height}×{width}: expected an even number, "
                          f"at most {2 * height * width * channels}")
@@ -36,4 +42,4 @@ def whiten(convolution: keras.layers.Conv2D, images: np.ndarray, *, patches: int
     kernel = (components[:, strongest] / np.sqrt(strengths[strongest] + 1e-2)).T
     kernel = np.concatenate([kernel, -kernel])
     kernel /= np.linalg.norm(kernel, axis=1).mean()
-    convolution.kernel.assign(kernel.reshape(filters, height, width, channels).transpose(1, 2, 3, 0).astype("float32"))
+    return kernel.reshape(filters, height, width, channels).transpose(1, 2, 3, 0).astype("float32")

@@ -52,6 +52,16 @@ def test_the_shipped_records_are_of_real_photos_and_reach_what_was_asked():
         assert record["best_epoch"] == (25 if name == report.SEEDS else int(np.argmin(record["history"]["val_loss"])) + 1)
 
 
+def test_the_network_in_pytorch_is_as_good_as_the_one_in_keras():
+    ours, theirs = (json.loads((SHIPPED / f"{name}.json").read_text()) for name in ("pytorch", report.MODEL))
+    assert ours["data"] == theirs["data"] and ours["parameters"] == theirs["parameters"] and ours["epochs"] == 25
+    for name, value in ours["hyperparameters"].items():  # with 16-bit numbers or not, and SHIFT is what "light" does
+        assert name in ("PRECISION", "SHIFT") or theirs["hyperparameters"][name] == value
+    assert ours["same_as_keras"]["photos"] > 2000 and ours["same_as_keras"]["largest_difference"] < 1e-4
+    this, other = (record["metrics"]["test"]["accuracy"] for record in (ours, theirs))
+    assert other["low"] <= this["value"] <= other["high"] and this["low"] <= other["value"] <= this["high"]
+
+
 def test_no_photo_is_tracked():
     if not (paths.PROJECT / ".git").exists():
         pytest.skip("not a git checkout")
