@@ -39,7 +39,7 @@ $(INSTALLED): requirements.txt requirements-serve.txt .ci/constraints.txt
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11, 3.12 or 3.13 found: install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
 	@test -x $(BIN)/python || { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); } || \
 		{ echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
-	@echo "Installing: about 700 MB, a few minutes"
+	@echo "Installing: about 800 MB, a few minutes"
 	@$(BIN)/python -m pip install -q --disable-pip-version-check -r requirements.txt -r requirements-serve.txt -c .ci/constraints.txt $(GPU_EXTRA)
 	@touch $@
 
