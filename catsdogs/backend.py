@@ -101,7 +101,7 @@ def bfloat16_pays() -> bool:
     """Whether training here is faster in bfloat16 than in float32, as far as that was measured.
 
     That is TensorFlow without a GPU on a processor that multiplies bfloat16 in hardware: a step of notebook 02's network
-    took 60 to 80 ms instead of 76 to 85 and more, in several timings. Elsewhere it was not measured.
+    takes two thirds of the time (``benchmarks/bench.json`` has both). Elsewhere it was not measured.
     """
     return name() == "tensorflow" and not gpus() and processor_multiplies_bfloat16()
 
