@@ -7,11 +7,22 @@ from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
+from catsdogs import paths
+
 #: Photos whose labels others found to be swapped, in this archive's names.
 KNOWN_SWAPPED = ("Cat/4085.jpg", "Cat/12272.jpg", "Dog/2877.jpg", "Dog/4334.jpg", "Dog/10401.jpg", "Dog/10797.jpg", "Dog/11731.jpg")
 
+#: The list of notebook 09, looked at photo by photo: columns ``photo``, ``verdict`` and more.
+AUDITED = paths.PROJECT / "models" / "label_audit.csv"
+
 #: Of ImageNet's 1,000 classes, counted from 0: the breeds of dogs, and cats kept at home.
 IMAGENET_DOGS, IMAGENET_CATS = range(151, 269), range(281, 286)
+
+
+def not_right() -> list[str]:
+    """The photos that a person found to be the other animal, both, neither or unclear, as ``Cat/17.jpg``."""
+    audited = pd.read_csv(AUDITED)
+    return list(audited.photo[audited.verdict != "right"])
 
 
 def out_of_fold(values, labels, groups, *, strength: float, folds: int = 5, seed: int = 0) -> np.ndarray:

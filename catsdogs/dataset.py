@@ -1,6 +1,7 @@
 """The photos of one protocol as arrays, ready for `model.fit`."""
 
 import json
+from collections.abc import Collection
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -27,12 +28,13 @@ class Photos:
         return len(self.labels)
 
 
-def load(protocol: str = "full", image_size: int = 64, *, progress: bool = True) -> tuple[Photos, Photos]:
+def load(protocol: str = "full", image_size: int = 64, *, leave_out: Collection[str] = (), progress: bool = True) -> tuple[Photos, Photos]:
     """The training and the validation photos of `protocol` (see `catsdogs.splits`), `image_size` pixels a side.
 
-    Checks, splits and decodes the photos where that has not been done before.
+    Checks, splits and decodes the photos where that has not been done before. The training photos named in `leave_out`,
+    such as `catsdogs.audit.not_right`, are left out; validation photos never are, so that accuracies can be compared.
     """
-    rows = splits.prepare(protocol, progress=progress)
+    rows = _without(splits.prepare(protocol, progress=progress), leave_out)
     return tuple(_load(rows, split, image_size, progress) for split in ("train", "val"))
 
 
@@ -76,12 +78,19 @@ def examples(count: int = 12) -> tuple[list[Path], str]:
     return chosen, "drawings made on the spot, as there are no photos in data/"
 
 
-def describe(protocol: str = "full") -> dict:
-    """What a run record says of the photos: source, protocol, photos per split, fingerprint of photos and split."""
-    rows = splits.prepare(protocol, progress=False)
+def describe(protocol: str = "full", leave_out: Collection[str] = ()) -> dict:
+    """What a run record says of the photos: source, protocol, photos per split, fingerprint of photos and split.
+
+    `leave_out` is as in `load`.
+    """
+    rows = _without(splits.prepare(protocol, progress=False), leave_out)
     return {"source": "drawn" if is_drawn() else "asirra", "protocol": protocol,
             "photos": {split: int((rows.split == split).sum()) for split in splits.SPLITS},
             "fingerprint": splits.fingerprint(rows)}
+
+
+def _without(rows, names):
+    return rows[~((rows.split == "train") & rows.photo.isin(list(names)))]
 
 
 def _load(rows: pd.DataFrame, split, image_size, progress) -> Photos:

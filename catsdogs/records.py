@@ -6,9 +6,10 @@ import importlib.metadata
 import json
 import os
 import platform
+from collections.abc import Sequence
 from pathlib import Path
 
-from catsdogs import backend, dataset, paths
+from catsdogs import audit, backend, dataset, paths
 from catsdogs.backend import keras
 
 _PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-learn", "imagehash")
@@ -23,18 +24,18 @@ def run_name(name: str) -> str:
 
 
 def save_run(name: str, model: keras.Model, *, hyperparameters: dict, history: dict, best_epoch: int,
-             metrics: dict, seconds: float) -> Path:
-    """Save `model` as ``models/NAME.keras`` and ``models/NAME.h5``, and its record as ``models/NAME.json``.
+             metrics: dict, seconds: float, endings: Sequence[str] = ("keras", "h5")) -> Path:
+    """Save `model` as ``models/NAME.keras`` and ``models/NAME.h5``, or only one of them, and its record as ``models/NAME.json``.
 
     What the record holds is said at `save_record`. Returns the record's path. Each file is replaced as a whole.
     """
     folder = paths.models()
     folder.mkdir(parents=True, exist_ok=True)
-    for ending in ("keras", "h5"):
+    for ending in endings:
         partial = folder / f".{name}.{os.getpid()}.{ending}"
         model.save(partial)
         os.replace(partial, folder / f"{name}.{ending}")
-    return save_record(name, folder / f"{name}.keras", parameters=model.count_params(), hyperparameters=hyperparameters,
+    return save_record(name, folder / f"{name}.{endings[0]}", parameters=model.count_params(), hyperparameters=hyperparameters,
                        history=history, best_epoch=best_epoch, metrics=metrics, seconds=seconds)
 
 
@@ -50,7 +51,7 @@ def save_record(name: str, model_file: Path, *, parameters: int, hyperparameters
     return _write({
         "name": name,
         "finished": datetime.datetime.now(datetime.timezone.utc).isoformat(timespec="seconds"),
-        "data": dataset.describe(hyperparameters["PROTOCOL"]),
+        "data": _photos(hyperparameters),
         "hyperparameters": hyperparameters,
         "parameters": parameters,
         "history": history,
@@ -74,6 +75,25 @@ def read(name: str) -> dict:
     except FileNotFoundError:
         raise FileNotFoundError(f"no run record {paths.shown(path)}: run notebooks/02_train_the_cnn.ipynb first"
                                 ) from None
+
+
+def find(hyperparameters: dict, *names: str) -> str | None:
+    """The first of `names` whose run had just these `hyperparameters` and the photos at hand; None where none had.
+
+    ``PRECISION``, which says how a machine computes and not what, may differ.
+    """
+    def comparable(given):
+        return json.loads(json.dumps({key: value for key, value in given.items() if key != "PRECISION"}))
+
+    fingerprint = _photos(hyperparameters)["fingerprint"]
+    for name in names:
+        try:
+            record = read(name)
+        except FileNotFoundError:
+            continue
+        if comparable(record["hyperparameters"]) == comparable(hyperparameters) and record["data"]["fingerprint"] == fingerprint:
+            return name
+    return None
 
 
 def add_metrics(name: str, split: str, metrics: dict) -> None:
@@ -105,6 +125,10 @@ def file_sha256(path: Path) -> str:
     """The SHA-256 of a file, in hexadecimal."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _photos(hyperparameters):
+    return dataset.describe(hyperparameters["PROTOCOL"], audit.not_right() if hyperparameters.get("LEAVE_OUT") else ())
 
 
 def _write(record):

@@ -79,6 +79,54 @@ def test_zooming_out_repeats_the_edges_and_stays_in_range():
     assert views.shape == images.shape and views.min() >= 0 and views.max() <= 255 and np.isfinite(views).all()
 
 
+def test_views_may_be_smaller_than_photos_and_show_a_part_of_them():
+    x, y = np.meshgrid(np.arange(80.0), np.arange(80.0))
+    image = np.stack([x, y, np.zeros_like(x)], -1)[None].repeat(100, 0).astype("float32")
+    layer = augment.RandomView(zoom=(0.6, 0.8), flip=False, size=64)
+    views = ops.convert_to_numpy(layer(image, training=True))
+    assert views.shape == (100, 64, 64, 3) == layer.compute_output_shape(image.shape)
+    steps = np.diff(views[:, 32, 4:60, 0], axis=1)  # pixels of the photo from one pixel of the view to the next
+    assert np.allclose(steps, steps[:, :1], atol=1e-3)
+    assert 0.6 * 80 / 64 - 1e-3 <= steps.min() < 0.8 and 0.95 < steps.max() <= 0.8 * 80 / 64 + 1e-3
+    assert ops.convert_to_numpy(layer(image, training=False)).shape == image.shape
+    assert augment.augmentation("none", size=64)(image, training=True).shape == (100, 64, 64, 3)
+
+
+def test_a_window_is_placed_as_finely_in_bfloat16():
+    stripes = np.zeros((50, 160, 160, 3), "float32")
+    stripes[:, :, ::2] = 200  # so that a pixel read half a pixel off is off by half of this
+    seen = [ops.convert_to_numpy(ops.cast(augment.RandomView(zoom=(0.7, 0.9), flip=False, size=128, dtype=dtype)(stripes, training=True), "float32"))
+            for dtype in ("float32", "mixed_bfloat16")]
+    assert abs(seen[0] - seen[1]).max() < 3
+
+
+def test_light_and_color_change_as_they_say():
+    flat = np.full((500, 4, 4, 3), 120, "float32")
+    views = ops.convert_to_numpy(augment.RandomView(lighting=0.2, flip=False)(flat, training=True))
+    assert np.allclose(views, views[:, :1, :1, :1], atol=1e-2)  # brightness alone is left: all is one grey
+    moved = views[:, 0, 0, 0] - 120
+    assert -51.1 < moved.min() < -45 and 45 < moved.max() < 51.1 and abs(moved.mean()) < 5
+
+    gray = ops.convert_to_numpy(augment.RandomView(color=0.2, flip=False)(flat, training=True))[:, 0, 0] / 120
+    assert 0.79 < gray.min() < 0.83 and 1.17 < gray.max() < 1.21
+    assert abs(np.corrcoef(gray.T)[np.triu_indices(3, 1)]).max() < 0.15  # red, green and blue are drawn apart
+
+    two = np.full((500, 2, 2, 3), 100, "float32")
+    two[:, 1] = 140
+    views = ops.convert_to_numpy(augment.RandomView(lighting=0.2, flip=False)(two, training=True))
+    contrast = (views[:, 1, 0, 0] - views[:, 0, 0, 0]) / 40
+    assert 0.79 < contrast.min() < 0.83 and 1.17 < contrast.max() < 1.21
+    middle = (views[:, 1, 0, 0] + views[:, 0, 0, 0]) / 2 - 120  # contrast leaves the mean where it was
+    assert abs(middle).max() < 51.1 and abs(np.corrcoef(middle, contrast)[0, 1]) < 0.15
+
+    red = np.zeros((500, 2, 2, 3), "float32")
+    red[..., 0] = 90
+    views = ops.convert_to_numpy(augment.RandomView(color=0.2, flip=False)(red, training=True))[:, 0, 0]
+    # A color's distance from grey, 30 here, is scaled by 0.6 to 1.4; then each channel by 0.8 to 1.2; below 0 is cut.
+    assert views[:, 1].min() == 0 and 10 < views[:, 1].max() <= 30 * 0.4 * 1.2 + 1e-3
+    assert 48 * 0.8 <= views[:, 0].min() and views[:, 0].max() <= (30 + 60 * 1.4) * 1.2 + 1e-3
+
+
 def test_views_differ_between_photos_and_between_calls():
     images = some_photos().images[:1].repeat(8, 0)
     layer = augment.augmentation("light", seed=5)
@@ -89,8 +137,37 @@ def test_views_differ_between_photos_and_between_calls():
 
 
 def test_an_unknown_strength_says_which_there_are():
-    with pytest.raises(ValueError, match="none, light, strong, seeds"):
+    with pytest.raises(ValueError, match="none, light, strong, windows, seeds"):
         augment.augmentation("heavy")
+
+
+# --- photos left out, and runs found again ----------------------------------------------------------
+
+
+def test_training_photos_can_be_left_out_and_others_cannot(drawn_data, monkeypatch):
+    monkeypatch.setenv("CATSDOGS_DATA", str(drawn_data))
+    train, val = dataset.load("full", 16, progress=False)
+    fewer, same = dataset.load("full", 16, leave_out=[train.names[3], val.names[0]], progress=False)
+    assert fewer.names == train.names[:3] + train.names[4:] and same.names == val.names
+    assert np.array_equal(fewer.images, np.delete(train.images, 3, axis=0)) and np.array_equal(same.images, val.images)
+    whole, less = dataset.describe("full"), dataset.describe("full", [train.names[3]])
+    assert less["photos"] == whole["photos"] | {"train": len(train) - 1} and less["fingerprint"] != whole["fingerprint"]
+
+
+def test_a_run_is_found_by_its_hyperparameters_and_photos(drawn_data, tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSDOGS_DATA", str(drawn_data))
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    model_file = tmp_path / "some.keras"
+    model_file.write_bytes(b"anything")
+    p = {"PROTOCOL": "full", "FILTERS": (4, 8), "PRECISION": "float32"}
+    records.save_record("some", model_file, parameters=1, hyperparameters=p, history={"loss": [1.0]}, best_epoch=1, metrics={}, seconds=1.0)
+    assert records.find(p, "missing", "some") == "some"
+    assert records.find(p | {"PRECISION": "mixed_bfloat16"}, "some") == "some"  # how it computes is no difference
+    assert records.find(p | {"FILTERS": [4, 16]}, "some") is None and records.find(p | {"SEED": 1}, "some") is None
+    record = records.read("some")
+    record["data"]["fingerprint"] = "of other photos"
+    (tmp_path / "some.json").write_text(json.dumps(record))
+    assert records.find(p, "some") is None
 
 
 # --- the order of photos ---------------------------------------------------------------------------
