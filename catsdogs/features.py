@@ -50,9 +50,26 @@ def load_test(protocol: str, networks: dict[str, int], *, mirrored: bool = False
     return _load(protocol, networks, "test", mirrored, progress)
 
 
+def load_maps(protocol: str, network: str, image_size: int, block: int, splits_wanted: Sequence[str] = ("train", "val"), *,
+              progress: bool = True) -> tuple[Features, ...]:
+    """What `block` of an EfficientNet-Lite gives for the photos of `protocol`, split by split: maps in place of features.
+
+    ``values`` are float16, (photos, height, width, channels), for the second half of `catsdogs.pretrained.split` to train on.
+    """
+    rows, found = splits.prepare(protocol, progress=progress), []
+    for split in splits_wanted:
+        wanted = rows[rows.split == split]
+        values = compute(list(wanted.photo), list(wanted.sha256), network, image_size, block=block, progress=progress)
+        found.append(Features(values, wanted.label.to_numpy(np.uint8), list(wanted.photo)))
+    return tuple(found)
+
+
 def compute(photos: Sequence[str], contents: Sequence[str], network: str, image_size: int | None = None, *, mirrored: bool = False,
-            runtime: str | None = None, folder: Path | None = None, progress: bool = True) -> np.ndarray:
+            runtime: str | None = None, block: int | None = None, folder: Path | None = None, progress: bool = True) -> np.ndarray:
     """Features of `photos` by `network`, float32, shape (photos, features); of their mirror images if `mirrored`.
+
+    With `block`, in place of features what that block of an EfficientNet-Lite gives, counted from 0: float16, shape
+    (photos, height, width, channels), by Keras.
 
     `photos` are paths below `folder` (by default ``data/PetImages``) and `contents` the SHA-256 of each file. `runtime` is
     one of `catsdogs.pretrained.runtimes`, by default the first.
@@ -64,13 +81,14 @@ def compute(photos: Sequence[str], contents: Sequence[str], network: str, image_
     Raises what `catsdogs.pretrained.extractor` does, and `catsdogs.decode.PhotoError` for a photo that cannot be decoded.
     """
     size = image_size or pretrained.default_size(network)
-    runtime = runtime or pretrained.runtimes(network)[0]
+    runtime = "keras" if block is not None else runtime or pretrained.runtimes(network)[0]
+    kind = (np.float32, 2) if block is None else (np.float16, 4)
     folder = Path(folder or paths.photos())
     starts = range(0, len(photos), CHUNK)
-    files = [_file(contents[start:start + CHUNK], network, size, mirrored, runtime) for start in starts]
-    found = [_read(file, len(photos[start:start + CHUNK])) for file, start in zip(files, starts)]
+    files = [_file(contents[start:start + CHUNK], network, size, mirrored, runtime, block) for start in starts]
+    found = [_read(file, len(photos[start:start + CHUNK]), *kind) for file, start in zip(files, starts)]
     if missing := [index for index, values in enumerate(found) if values is None]:
-        extract = pretrained.extractor(network, size, runtime)
+        extract = pretrained.extractor(network, size, runtime, block=block)
         title = f"{network}, {size}×{size}{', mirrored' if mirrored else ''}"
         with ThreadPoolExecutor(os.cpu_count()) as pool, tqdm(
                 total=len(photos), initial=sum(len(values) for values in found if values is not None), unit=" photos",
@@ -83,7 +101,7 @@ def compute(photos: Sequence[str], contents: Sequence[str], network: str, image_
                     pixels = np.stack(list(pool.map(lambda photo: decode(folder / photo, size), batch)))
                     parts.append(extract(np.ascontiguousarray(pixels[:, :, ::-1]) if mirrored else pixels))
                     bar.update(len(batch))
-                found[index] = np.concatenate(parts)
+                found[index] = np.concatenate(parts).astype(kind[0])
                 _write(files[index], found[index])
     return np.concatenate(found)
 
@@ -105,18 +123,18 @@ def _load(protocol, networks, split, mirrored, progress):
     return Features(np.hstack(parts), wanted.label.to_numpy(np.uint8), list(wanted.photo))
 
 
-def _file(contents, network, size, mirrored, runtime):
-    lines = [RESIZING, network, str(size), runtime, "mirrored" if mirrored else "", *contents]
+def _file(contents, network, size, mirrored, runtime, block=None):
+    lines = [RESIZING, network, str(size), runtime if block is None else f"block {block}", "mirrored" if mirrored else "", *contents]
     key = hashlib.sha256("\n".join(lines).encode()).hexdigest()[:20]
     return paths.features() / f"{network}-{size}px-{key}.npz"
 
 
-def _read(path, count):
+def _read(path, count, dtype, dimensions):
     """The features in `path`, or None unless they are there, for `count` photos, and every byte is as it was written."""
     try:
         with np.load(path) as file:  # a zip archive, so its checksum is checked
             values = file["features"]
-        return values if values.dtype == np.float32 and values.ndim == 2 and len(values) == count else None
+        return values if values.dtype == dtype and values.ndim == dimensions and len(values) == count else None
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
 

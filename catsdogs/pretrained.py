@@ -228,11 +228,16 @@ def runtimes(network: str) -> list[str]:
     return ["onnxruntime", "keras"] if known else ["keras"]
 
 
-def extractor(network: str, image_size: int | None = None, runtime: str | None = None) -> Callable[[np.ndarray], np.ndarray]:
+def extractor(network: str, image_size: int | None = None, runtime: str | None = None, *,
+              block: int | None = None) -> Callable[[np.ndarray], np.ndarray]:
     """A function from photos, uint8 (photos, size, size, 3), to features, float32 (photos, features).
 
-    `runtime` is one of `runtimes`, by default the first: their answers agree to within rounding.
+    `runtime` is one of `runtimes`, by default the first: their answers agree to within rounding. With `block`, Keras gives
+    what that block of an EfficientNet-Lite gives (see `split`), (photos, height, width, channels).
     """
+    if block is not None:
+        lower, _ = split(build(network, image_size), block)
+        return lambda photos: np.asarray(lower.predict_on_batch(photos), np.float32)
     runtime = runtime or runtimes(network)[0]
     if runtime == "keras":
         model = build(network, image_size)
