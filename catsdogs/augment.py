@@ -11,6 +11,7 @@ STRENGTHS = {
     "strong": {"shift": 1 / 16, "zoom": (0.8, 1.2), "lighting": 0.2, "color": 0.2},
     # For photos that are larger than what the network is shown of them (see `augmentation`).
     "windows": {"zoom": (0.65, 1.0), "lighting": 0.1, "color": 0.1},
+    "wide windows": {"zoom": (0.4, 1.0), "lighting": 0.2, "color": 0.2},
     # The generator of the recipe that many repositories share: zoom_range=0.2 and horizontal_flip=True.
     # (Its shear_range=0.2 is 0.2 degrees, less than a pixel at 64 pixels.)
     "seeds": {"zoom": (0.8, 1.2)},

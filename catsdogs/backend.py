@@ -1,6 +1,7 @@
 """What depends on Keras's backend: the device, compilation, gradients. Only here is one called by name."""
 
 import contextlib
+import logging
 import os
 import sys
 import tempfile
@@ -62,6 +63,8 @@ def gpus() -> list[str]:
 if name() == "tensorflow":
     with _quiet():
         gpus()  # looking for a GPU the first time, TensorFlow prints what it does not find
+    # With more than four models in a program, TensorFlow 2.21 takes each for a function that is traced again and again.
+    logging.getLogger("tensorflow").addFilter(lambda record: "triggered tf.function retracing" not in record.getMessage())
 
 
 def device() -> str:

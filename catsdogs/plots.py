@@ -7,6 +7,7 @@ import matplotlib.pyplot as plt
 import numpy as np
 import seaborn as sns
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, MaxNLocator, PercentFormatter
 from sklearn import metrics
 from sklearn.calibration import calibration_curve
 
@@ -45,7 +46,7 @@ def curves(history: dict, *, best_epoch: int | None = None, epochs: int | None =
         for index, (label, other) in enumerate((others or {}).items()):
             axis.plot(_epochs(other[f"val_{key}"]), other[f"val_{key}"], color=sns.color_palette("muted")[2 + index % 8],
                       lw=1.2, label=f"{label} (val)")
-        axis.plot(_epochs(history[key]), history[key], color=TRAIN, label="training, augmented")
+        axis.plot(_epochs(history[key]), history[key], color=TRAIN, label="training")
         axis.plot(_epochs(history[f"val_{key}"]), history[f"val_{key}"], color=VAL, lw=2, label="validation")
         if best_epoch:
             value = history[f"val_{key}"][best_epoch - 1]
@@ -54,7 +55,7 @@ def curves(history: dict, *, best_epoch: int | None = None, epochs: int | None =
         axis.set(title=title, xlabel="epoch", xlim=(0.5, (epochs or len(history[key])) + 0.5))
         axis.xaxis.get_major_locator().set_params(integer=True)
         if key == "accuracy":
-            axis.yaxis.set_major_formatter("{x:.0%}")
+            axis.yaxis.set_major_formatter(PercentFormatter(1.0))  # as many digits as tell the marks apart
         axis.legend(fontsize=8)
     return figure
 
@@ -98,6 +99,35 @@ def comparison(rows: list[dict], *, title: str) -> Figure:
     axis.invert_yaxis()
     axis.tick_params(axis="y", labelsize=7)
     axis.legend(loc="lower right")
+    return figure
+
+
+@_styled
+def networks(records: dict[str, dict], published: dict[str, tuple[float, float]]) -> Figure:
+    """Accuracy against training time, on a logarithmic scale: a dot a network, from run `records` by label.
+
+    Full dots are test accuracies, with their intervals, empty ones validation accuracies. `published` are ranges of
+    accuracies whose time is not known, by label: bands across.
+    """
+    figure, axis = _figure(width=9.6, height=5.6)
+    for label, (low, high) in published.items():
+        axis.axhspan(low - 0.0007, high + 0.0007, color="#e3e6ea", lw=0)
+        axis.text(0.005, (low + high) / 2, f"{label}, published", transform=axis.get_yaxis_transform(), va="center", fontsize=8, color="#5f6670")
+    for index, (label, record) in enumerate(records.items()):
+        minutes, color = record["seconds"] / 60, sns.color_palette("deep")[index % 10]
+        axis.plot(minutes, record["metrics"]["val"]["accuracy"]["value"], "o", mfc="none", color=color)
+        if test := record["metrics"].get("test", {}).get("accuracy"):
+            axis.errorbar(minutes, test["value"], [[test["value"] - test["low"]], [test["high"] - test["value"]]], fmt="o",
+                          color=color, capsize=3, label=f"{label}: {test['value']:.1%}")
+    axis.set(title="Accuracy on test photos, with 95% intervals; empty: on validation photos", xscale="log",
+             xlabel="minutes of training, on a logarithmic scale")
+    axis.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.xaxis.set_major_formatter("{x:g}")
+    axis.xaxis.set_minor_formatter("")
+    axis.yaxis.set_major_locator(MaxNLocator(steps=[1, 2, 5, 10]))
+    axis.yaxis.set_major_formatter("{x:.0%}")
+    axis.set_xlim(axis.get_xlim()[0] / 9, None)  # room for what was published
+    figure.legend(fontsize=8, loc="outside lower center", ncols=2)
     return figure
 
 

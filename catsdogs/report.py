@@ -11,7 +11,7 @@ from PIL import Image
 
 from catsdogs import paths, plots, records, training
 
-MODEL, SEEDS, PRETRAINED = "cats_vs_dogs", "seeds_recipe", "pretrained"
+MODEL, SEEDS, PRETRAINED, FINE_TUNED = "cats_vs_dogs", "seeds_recipe", "pretrained", "pretrained_fine_tuned"
 #: Ours on the recipe's photos, a seed of the random numbers each.
 OURS_8000 = ("cats_vs_dogs_seed_8000", "cats_vs_dogs_seed_8000_1", "cats_vs_dogs_seed_8000_2")
 #: Numbers of the recipe as many repositories share it, published by its authors; not measured here.
@@ -35,6 +35,51 @@ def pretrained_rows(*found: dict) -> list[dict[str, str]]:
         rows.append({"what": "ours, trained from nothing (notebook 02)", "accuracy": _measure(own, "accuracy", ".2%"),
                      "log loss": _measure(own, "log_loss", ".4f"), "source": "measured here"})
     return rows + [row | {"source": "published"} for row in PUBLISHED_PRETRAINED]
+
+
+#: The networks of notebook 05 in words. Their run records are called ``compare_`` and these keys.
+NETWORKS = {
+    "recipe": "the recipe's network, 32-32-128, at 64 pixels",
+    "two_conv": "two convolutions (notebook 02)",
+    "softmax": "two convolutions, two softmax units",
+    "plain": "two convolutions, photos not varied",
+    "strong": "two convolutions, photos varied strongly",
+    "residual": "four residual blocks",
+    "large": "nine residual blocks, wider",
+}
+
+#: What others published for networks trained from nothing on this archive: lowest and highest accuracy, and on what.
+PUBLISHED_NETWORKS = {
+    "keras.io, a small Xception at 180 pixels": (0.94, 0.96, "validation photos, best epoch; it has no test photos"),
+    "Chollet's book, from 2,000 photos": (0.786, 0.786, "test photos of its own"),
+    "Chollet's book, from 2,000 photos, varied": (0.839, 0.839, "test photos of its own"),
+    "the best with code on Kaggle": (0.9764, 0.9764, "Kaggle's test photos"),
+}
+
+
+def network_label(key: str) -> str:
+    """A network of notebook 05 in words: a key of `NETWORKS`, or ``seed_1`` for the two-conv network with another seed."""
+    return NETWORKS.get(key) or f"two convolutions, seed {key.removeprefix('seed_')}"
+
+
+def network_rows(found: dict[str, dict]) -> list[dict[str, str]]:
+    """Rows to compare: those of `found`, run records of notebook 05 by key (see `network_label`), and what others published."""
+    rows = []
+    for key, record in found.items():
+        measures = record["metrics"]
+        percent = {split: _percent(measures[split]["accuracy"]) if split in measures else "–" for split in ("val", "test", "test_mirrored")}
+        interval = f" ({_interval(measures['test']['accuracy'])})" if "test" in measures else ""
+        rows.append({"network": network_label(key), "parameters": f"{record['parameters']:,}", "epochs": str(record["epochs"]),
+                     "training time": training.duration(record["seconds"]), "validation accuracy": percent["val"],
+                     "test accuracy (95% interval)": percent["test"] + interval, "mirror image averaged in": percent["test_mirrored"],
+                     "source": "measured here"})
+    for what, (low, high, photos) in PUBLISHED_NETWORKS.items():
+        accuracy = " to ".join(f"{100 * value:g}%" for value in dict.fromkeys((low, high)))
+        is_test = not photos.startswith("validation")
+        rows.append({"network": what, "parameters": "–", "epochs": "–", "training time": "–",
+                     "validation accuracy": "–" if is_test else accuracy, "test accuracy (95% interval)": accuracy if is_test else "–",
+                     "mirror image averaged in": "–", "source": f"published, on {photos}"})
+    return rows
 
 
 def blocks() -> dict[str, str]:
@@ -92,10 +137,9 @@ def blocks() -> dict[str, str]:
                f"TensorFlow {bench['versions']['tensorflow']}.\n\n")
     chosen = [row for row in bench["rows"] if row["wanted"] and row["backend"] == "tensorflow"]
     size = p["IMAGE_SIZE"]
-    rows = pretrained_rows(records.read(PRETRAINED))
-    pretrained = "\n".join(["| what | accuracy (95% interval) | log loss (95% interval) | |", "|---|---|---|---|",
-                            *(f"| {' | '.join(row.values())} |" for row in rows)])
-    return {"pretrained": pretrained, "shape": f"(N, {size}, {size}, 3)", "decode": f"`catsdogs.decode.decode(photo, {size})`", "pixels": f"{size}×{size}",
+    rows = pretrained_rows(*(records.read(name) for name in (PRETRAINED, FINE_TUNED) if (paths.models() / f"{name}.json").exists()))
+    pretrained = _table(rows, {name: f"{name} (95% interval)" for name in ("accuracy", "log loss")})
+    return {"networks": _table(network_rows(_compared())), "pretrained": pretrained, "shape": f"(N, {size}, {size}, 3)", "decode": f"`catsdogs.decode.decode(photo, {size})`", "pixels": f"{size}×{size}",
             "speed": machine + speed_table(chosen), "bench": machine + speed_table(bench["rows"]), "summary": summary, "figures": figures, "results": results, "numbers": numbers, "facts": facts, "recipe": recipe,
             "calibration": _calibration(model), "exports": _exports(model),
             "serve": serve_table(json.loads((paths.PROJECT / "benchmarks" / "serve.json").read_text(encoding="utf-8"))),
@@ -176,6 +220,20 @@ def _exports(record):
     return "\n".join(lines)
 
 
+def _compared():
+    """The records of notebook 05's networks that are here, by key. The default network may be notebook 02's own run."""
+    found = {path.stem.removeprefix("compare_"): records.read(path.stem) for path in sorted(paths.models().glob("compare_*.json"))}
+    found.setdefault("two_conv", records.read(MODEL))
+    seeds = [key for key in found if key not in NETWORKS]
+    order = [key for key in NETWORKS if key not in ("residual", "large")] + seeds + ["residual", "large"]
+    return {key: found[key] for key in order if key in found}
+
+
+def _table(rows, titles={}):
+    header = [titles.get(name, name) if name != "source" else "" for name in rows[0]]
+    return "\n".join([f"| {' | '.join(header)} |", "|" + "---|" * len(header), *(f"| {' | '.join(row.values())} |" for row in rows)])
+
+
 def _documents():
     return [paths.PROJECT / name for name in ("README.md", "models/README.md", "benchmarks/RESULTS.md")]
 
@@ -218,7 +276,8 @@ def _mean_row(label, found):
 def _networks(record):
     p = record["hyperparameters"]
     networks = " and ".join(f"{network} at {size} pixels" for network, size in p["NETWORKS"].items())
-    return f"a head on {networks}{', mirrored too' if p['MIRRORED'] else ''} (notebook 06)"
+    head = f"a head on {networks}{', mirrored too' if p['MIRRORED'] else ''}"
+    return f"{p['ANSWER']}: {head}, and {p['FINE_TUNE']} fine-tuned (notebook 06)" if p.get("FINE_TUNE") else f"{head} (notebook 06)"
 
 
 def _measure(record, measure, form):

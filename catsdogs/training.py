@@ -52,7 +52,10 @@ class Batches(keras.utils.PyDataset):
             self._order = np.random.default_rng((self.seed, epoch)).permutation(len(self.photos))
             self._epoch = epoch
         chosen = self._order[step * self.batch_size:(step + 1) * self.batch_size]
-        return self.photos.images[chosen], self.photos.labels[chosen, None]
+        images = self.photos.images[chosen]
+        if images.dtype == np.float16:  # which keeps large arrays small, but few processors compute in it
+            images = images.astype(np.float32)
+        return images, self.photos.labels[chosen, None]
 
 
 class Checkpoint(keras.callbacks.Callback):
@@ -255,7 +258,8 @@ class LiveCurves(keras.callbacks.Callback):
 
     def on_train_end(self, logs=None):
         if self.in_notebook:
-            self._show(f"Trained {self.checkpoint.epochs_done} epochs in {duration(self.checkpoint.seconds)}.")
+            done = self.checkpoint.epochs_done
+            self._show(f"Trained {done} epoch{'s' if done != 1 else ''} in {duration(self.checkpoint.seconds)}.")
 
     def _progress(self, share):
         self.last_shown = time.monotonic()

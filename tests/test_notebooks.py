@@ -13,14 +13,22 @@ import pytest
 
 from catsdogs import __main__ as command_line, dataset, notebooks, paths, records
 
+TINY_RESIDUAL = {"IMAGE_SIZE": 40, "VIEW": 32, "STEM": 4, "FILTERS": [4, 8], "BLOCKS": [1, 1], "BATCH_SIZE": 16, "EPOCHS": 2,
+                 "LEARNING_RATE": 3e-3, "WEIGHT_DECAY": 0.02, "DROPOUT": 0.2, "AVERAGE": 0.995, "AUGMENT": "windows"}
 SMALL = {
     "01_get_the_photos.ipynb": {"SOURCE": "drawn", "IMAGE_SIZE": 32},
     "02_train_the_cnn.ipynb": {"IMAGE_SIZE": 56, "BATCH_SIZE": 16, "EPOCHS": 2, "FILTERS": [4, 8], "DENSE_UNITS": 8},
     "03_read_the_results.ipynb": {},
     "04_classify_new_photos.ipynb": {"SHOWN": 4},
-    "06_use_a_pretrained_network.ipynb": {"NETWORKS": {"efficientnet-lite0": 64}, "STRENGTHS": [0.01, 0.1]},
+    "05_compare_networks.ipynb": {
+        "RECIPE": {"IMAGE_SIZE": 32, "BATCH_SIZE": 32, "EPOCHS": 2, "AUGMENT": "seeds"},
+        "TWO_CONV": {"IMAGE_SIZE": 56, "BATCH_SIZE": 16, "EPOCHS": 2, "LEARNING_RATE": 3e-3, "FILTERS": [4, 8], "KERNEL_SIZES": [5, 5],
+                     "POOL_SIZES": [4, 3], "DENSE_UNITS": 8, "DROPOUT": 0.4, "AVERAGE": 0.995, "WHITEN": True, "AUGMENT": "light", "LEAVE_OUT": True},
+        "RESIDUAL": TINY_RESIDUAL, "LARGE": TINY_RESIDUAL | {"BLOCKS": [2, 1]}, "TRAIN_LARGE": True, "SEEDS": [3]},
+    "06_use_a_pretrained_network.ipynb": {"NETWORKS": {"efficientnet-lite0": 64}, "STRENGTHS": [0.01, 0.1], "FINE_TUNE": "efficientnet-lite0",
+                                          "BLOCK": 13, "EPOCHS": 1},
     "07_the_same_in_pytorch.ipynb": {"IMAGE_SIZE": 56, "BATCH_SIZE": 16, "EPOCHS": 2, "FILTERS": [4, 8], "DENSE_UNITS": 8},
-    "08_submit_to_kaggle.ipynb": {"COMPETITION": "dogs-vs-cats"},
+    "08_submit_to_kaggle.ipynb": {"COMPETITION": "dogs-vs-cats", "SEEDS": ["cats_vs_dogs", "compare_seed_3"]},
     "09_audit_the_labels.ipynb": {"NETWORKS": {"efficientnet-lite0": 64}},
 }
 NOTEBOOKS = [path.name for path in notebooks.all_notebooks()]

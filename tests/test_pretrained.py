@@ -162,7 +162,7 @@ def extracted(monkeypatch):
     """The photos that an extractor was given; it knows two features, brightness left and right."""
     given = []
 
-    def extractor(network, size, runtime=None):
+    def extractor(network, size, runtime=None, *, block=None):
         def extract(pixels):
             assert pixels.shape[1:] == (size, size, 3) and pixels.dtype == np.uint8 and pixels.flags["C_CONTIGUOUS"]
             given.extend(pixels)
@@ -235,6 +235,21 @@ def test_what_is_damaged_or_changed_is_computed_anew_and_nothing_else(own_copy, 
     assert computed() == 50 and computed() == 0
     assert computed(photos, [*contents[:-1], "another file"]) == 20
     assert computed(image_size=16) == 120 and computed(mirrored=True) == 120 and computed() == 0
+
+
+def test_maps_are_what_the_upper_half_makes_the_features_of(own_copy, monkeypatch):
+    pytest.importorskip(weights("efficientnet-lite0"), reason="its weights are not installed")
+    maps, val = features.load_maps("full", "efficientnet-lite0", 64, 11, progress=False)
+    test, = features.load_maps("full", "efficientnet-lite0", 64, 11, ("test",), progress=False)
+    assert (len(maps), len(val), len(test)) == (96, 12, 12) and maps.values.dtype == np.float16 and maps.values.ndim == 4
+    _, upper = pretrained.split(pretrained.build("efficientnet-lite0", 64), 11)
+    expected, _ = features.load("full", {"efficientnet-lite0": 64}, progress=False)
+    assert maps.names == expected.names and np.array_equal(maps.labels, expected.labels)
+    found = upper.predict_on_batch(maps.values[:16].astype(np.float32))
+    np.testing.assert_allclose(found, expected.values[:16], atol=0.02)  # float16 holds three digits
+    monkeypatch.setattr(pretrained, "extractor", None)  # they are on disk now
+    again, _ = features.load_maps("full", "efficientnet-lite0", 64, 11, progress=False)
+    assert np.array_equal(again.values, maps.values)
 
 
 def test_the_keras_head_answers_as_the_regression_does():

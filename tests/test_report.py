@@ -62,6 +62,33 @@ def test_the_network_in_pytorch_is_as_good_as_the_one_in_keras():
     assert other["low"] <= this["value"] <= other["high"] and this["low"] <= other["value"] <= this["high"]
 
 
+def test_the_compared_networks_show_what_is_said_of_them():
+    found, photos = report._compared(), records.read(report.MODEL)["data"]
+    tested = {key: record["metrics"]["test"]["accuracy"] for key, record in found.items()}
+    assert {"recipe", "two_conv", "softmax", "plain", "strong", "residual"} <= set(found)
+    for key, record in found.items():
+        assert record["data"] == photos and record["metrics"]["test"]["photos"] == photos["photos"]["test"], key
+        confusion = np.array(record["metrics"]["test"]["confusion"])
+        assert tested[key]["value"] == pytest.approx(confusion.trace() / confusion.sum())
+        last = key == "recipe"  # which keeps its last epoch
+        assert record["best_epoch"] == (record["epochs"] if last else int(np.argmin(record["history"]["val_loss"])) + 1)
+    # Two softmax units are as good as one sigmoid; varied photos help, and depth does.
+    assert tested["two_conv"]["low"] <= tested["softmax"]["value"] <= tested["two_conv"]["high"]
+    assert tested["recipe"]["high"] < tested["two_conv"]["low"] < tested["two_conv"]["high"] < tested["residual"]["low"]
+    assert tested["plain"]["value"] < tested["two_conv"]["value"]
+    assert found["residual"]["seconds"] < 3600
+
+
+def test_what_others_published_is_marked_as_such():
+    rows = report.network_rows(report._compared())
+    published = [row for row in rows if row["source"] != "measured here"]
+    assert len(published) == len(report.PUBLISHED_NETWORKS) and all(row["source"].startswith("published, on ") for row in published)
+    assert all(row["training time"] == row["parameters"] == "–" for row in published)
+    keras_io = next(row for row in published if row["network"].startswith("keras.io"))
+    assert keras_io["validation accuracy"] == "94% to 96%" and keras_io["test accuracy (95% interval)"] == "–"
+    assert next(row for row in published if "Kaggle" in row["network"])["test accuracy (95% interval)"] == "97.64%"
+
+
 def test_no_photo_is_tracked():
     if not (paths.PROJECT / ".git").exists():
         pytest.skip("not a git checkout")

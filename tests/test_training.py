@@ -137,7 +137,7 @@ def test_views_differ_between_photos_and_between_calls():
 
 
 def test_an_unknown_strength_says_which_there_are():
-    with pytest.raises(ValueError, match="none, light, strong, windows, seeds"):
+    with pytest.raises(ValueError, match="none, light, strong, windows, wide windows, seeds"):
         augment.augmentation("heavy")
 
 
