@@ -48,6 +48,9 @@ NETWORKS = {
     "large": "nine residual blocks, wider",
 }
 
+#: The networks of notebook 05 that the documents show, in this order; what a reader tries besides is the reader's.
+COMPARED = ("recipe", "two_conv", "softmax", "plain", "strong", "seed_1", "seed_2", "residual", "large")
+
 #: What others published for networks trained from nothing on this archive: lowest and highest accuracy, and on what.
 PUBLISHED_NETWORKS = {
     "keras.io, a small Xception at 180 pixels": (0.94, 0.96, "validation photos, best epoch; it has no test photos"),
@@ -221,12 +224,9 @@ def _exports(record):
 
 
 def _compared():
-    """The records of notebook 05's networks that are here, by key. The default network may be notebook 02's own run."""
-    found = {path.stem.removeprefix("compare_"): records.read(path.stem) for path in sorted(paths.models().glob("compare_*.json"))}
-    found.setdefault("two_conv", records.read(MODEL))
-    seeds = [key for key in found if key not in NETWORKS]
-    order = [key for key in NETWORKS if key not in ("residual", "large")] + seeds + ["residual", "large"]
-    return {key: found[key] for key in order if key in found}
+    """The records of notebook 05's networks that are here, by key. The default network's is notebook 02's own run."""
+    names = {key: MODEL if key == "two_conv" else f"compare_{key}" for key in COMPARED}
+    return {key: records.read(name) for key, name in names.items() if (paths.models() / f"{name}.json").exists()}
 
 
 def _table(rows, titles={}):

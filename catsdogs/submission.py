@@ -48,8 +48,12 @@ def stand_ins(protocol: str = "full") -> dict[int, Path]:
 def views(name: str) -> tuple[bool, ...]:
     """What `mirrored` may be for the model of run `name`: a network of notebook 02 can see a photo's mirror image too or not;
     the head of notebook 06 sees what it was trained on.
+
+    Raises `ValueError` for a fine-tuned network of notebook 06, which is neither.
     """
     p = records.read(name)["hyperparameters"]
+    if "FINE_TUNE" in p:
+        raise ValueError(f"{name} is a fine-tuned network: expected a run of notebook 02, or the head of notebook 06, such as pretrained")
     return (p["MIRRORED"],) if "NETWORKS" in p else (False, True)
 
 

@@ -79,6 +79,22 @@ def test_the_compared_networks_show_what_is_said_of_them():
     assert found["residual"]["seconds"] < 3600
 
 
+def test_what_a_reader_tries_besides_is_not_published(tmp_path, monkeypatch):
+    for name in (report.MODEL, "compare_residual"):
+        (tmp_path / f"{name}.json").write_text((SHIPPED / f"{name}.json").read_text())
+    for other in ("compare_residual_drawn", "compare_seed_7"):
+        (tmp_path / f"{other}.json").write_text("{}")
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    assert list(report._compared()) == ["two_conv", "residual"]
+
+
+def test_fine_tuning_improves_on_the_head_it_was_averaged_with():
+    tuned, head = (records.read(name) for name in (report.FINE_TUNED, report.PRETRAINED))
+    assert tuned["data"] == head["data"] and tuned["hyperparameters"]["NETWORKS"] == head["hyperparameters"]["NETWORKS"]
+    for split in ("val", "test"):  # chosen by the first, confirmed by the second
+        assert tuned["metrics"][split]["log_loss"]["value"] < head["metrics"][split]["log_loss"]["value"]
+
+
 def test_what_others_published_is_marked_as_such():
     rows = report.network_rows(report._compared())
     published = [row for row in rows if row["source"] != "measured here"]

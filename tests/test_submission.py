@@ -89,3 +89,9 @@ def test_labels_that_would_be_refused_are_found(ids, labels, says):
         submission.check(FIRST, pd.DataFrame({"id": ids, "label": labels}))
     with pytest.raises(ValueError, match="expected id, label"):
         submission.check(FIRST, pd.DataFrame({"number": ids, "label": labels}))
+
+
+def test_a_fine_tuned_network_is_refused_before_anything_is_computed():
+    with pytest.raises(ValueError, match="pretrained_fine_tuned is a fine-tuned network: expected a run of notebook 02"):
+        submission.views("pretrained_fine_tuned")
+    assert submission.views("pretrained") == (False,) and submission.views("cats_vs_dogs") == (False, True)
