@@ -57,7 +57,7 @@ def is_drawn() -> bool:
 
 
 def examples(count: int = 12) -> tuple[list[Path], str]:
-    """Paths of `count` photos to try a model on, cats and dogs in turn, and in words what they are.
+    """Paths of `count` photos to try a model on, or fewer, cats and dogs in turn, and in words what they are.
 
     Test photos, which no model was trained on; where there are no photos at all, drawings made on the spot.
     """
@@ -65,7 +65,8 @@ def examples(count: int = 12) -> tuple[list[Path], str]:
         rows = splits.prepare("full", progress=False)
         tests = rows[rows.split == "test"]
         half = -(-count // 2)
-        by_class = [tests[tests.label == label].sample(half, random_state=0).photo for label in (0, 1)]
+        # Where there are fewer of one than asked for, as many of each as there are of that.
+        by_class = [group.sample(min(half, len(group)), random_state=0).photo for _, group in tests.groupby("label")]
         chosen = [paths.photos() / photo for pair in zip(*by_class) for photo in pair]
         return chosen[:count], "drawn test pictures" if is_drawn() else "test photos"
     from catsdogs import drawn

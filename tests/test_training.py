@@ -154,6 +154,16 @@ def test_training_photos_can_be_left_out_and_others_cannot(drawn_data, monkeypat
     assert less["photos"] == whole["photos"] | {"train": len(train) - 1} and less["fingerprint"] != whole["fingerprint"]
 
 
+def test_examples_are_as_many_as_there_are_at_most(drawn_data, monkeypatch):
+    monkeypatch.setenv("CATSDOGS_DATA", str(drawn_data))
+    few, what = dataset.examples(4)
+    assert [path.parent.name for path in few] == ["Cat", "Dog", "Cat", "Dog"] and what == "drawn test pictures"
+    test = dataset.load_test("full", 16, progress=False)
+    everything, _ = dataset.examples(100)
+    names = [f"{path.parent.name}/{path.name}" for path in everything]
+    assert set(names) <= set(test.names) and len(set(names)) == len(names) == 2 * min(test.labels.sum(), len(test) - test.labels.sum())
+
+
 def test_a_run_is_found_by_its_hyperparameters_and_photos(drawn_data, tmp_path, monkeypatch):
     monkeypatch.setenv("CATSDOGS_DATA", str(drawn_data))
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
