@@ -14,7 +14,7 @@ GPU_EXTRA := $(if $(GPU),"tensorflow[and-cuda]")
 INSTALLED := $(VENV)/installed$(if $(GPU),-gpu)
 TESTS := $(VENV)/installed-tests
 
-.PHONY: run test lab serve fuzz install publish seeds bench bench-serve report clean
+.PHONY: run test lab serve fuzz install publish baseline bench bench-serve report clean
 .DEFAULT_GOAL := run
 
 run: install
@@ -49,19 +49,19 @@ $(TESTS): $(INSTALLED) tests/requirements.txt
 
 # For maintainers: run on all real photos and bring notebooks/, models/ and the README up to date.
 publish: install
-	@$(BIN)/python -m catsdogs publish
+	@$(BIN)/python -m tools.publish
 
-seeds: install
-	@$(BIN)/python benchmarks/seeds_recipe.py
+baseline: install
+	@$(BIN)/python benchmarks/baseline_8000.py
 
 bench: install
-	@$(BIN)/python benchmarks/bench.py
+	@$(BIN)/python -m tools.bench
 
 bench-serve: $(TESTS)
-	@$(BIN)/python benchmarks/bench_serve.py
+	@$(BIN)/python -m tools.bench_serve
 
 report: install
-	@$(BIN)/python -m catsdogs report
+	@$(BIN)/python -m tools.report
 
 clean:
 	rm -rf build .pytest_cache

@@ -1,21 +1,21 @@
 #!/usr/bin/env bash
 # Fetches the photos into data/PetImages/{Cat,Dog}/N.jpg; see --help.
-# Runs on Linux and on the bash 3.2 of macOS; catsdogs/archive.py does all unpacking and checking.
+# Runs on Linux and on the bash 3.2 of macOS; catsdogs/data/archive.py does all unpacking and checking.
 
 set -u
 
 usage() {
     cat <<'END'
-Usage: ./download_data.sh [microsoft | kaggle | zip FILE | drawn]
+Usage: ./download_data.sh [microsoft | kaggle | zip FILE | synthetic]
 
 Puts the photos into data/PetImages/Cat and data/PetImages/Dog.
   microsoft   25,000 photos, 786 MB, from Microsoft; no account needed (default)
   kaggle      the same photos, and 12,500 unlabelled ones into data/test; needs a Kaggle account
   zip FILE    from an archive you have: Microsoft's, or Kaggle's with or without its outer archive
-  drawn       a few hundred drawn cats and dogs, without any download
+  synthetic       a few hundred synthetic cats and dogs, without any download
 
 Run it again after any interruption: a download goes on where it stopped, and photos that are
-there are left alone (drawn ones give way to real ones).
+there are left alone (synthetic ones give way to real ones).
 
 Environment:
   CATSDOGS_DATA         the folder to use instead of data/
@@ -25,7 +25,7 @@ Environment:
   CATSDOGS_COMPETITION  the one Kaggle competition to use (dogs-vs-cats,
                         then dogs-vs-cats-redux-kernels-edition)
   CATSDOGS_KAGGLE       the kaggle command (.venv/bin/kaggle, else kaggle)
-  CATSDOGS_DRAWN        how many cats and how many dogs to draw (240)
+  CATSDOGS_SYNTHETIC        how many cats and how many dogs to draw (240)
 
 Exit status: 0 the photos are there, 1 they are not, 2 wrong usage,
 3 no source could be reached (no network, or nothing at the address any more), 130 interrupted.
@@ -83,7 +83,7 @@ stop() {
 trap stop INT TERM HUP
 trap '[ -z "$meter" ] || kill "$meter" 2>/dev/null' EXIT
 
-archive() { attend "$python" -m catsdogs.archive "$@"; }
+archive() { attend "$python" -m catsdogs.data.archive "$@"; }
 
 size() { if [ -f "$1" ]; then wc -c <"$1" | tr -d ' '; else echo 0; fi; }
 
@@ -93,7 +93,7 @@ size() { if [ -f "$1" ]; then wc -c <"$1" | tr -d ' '; else echo 0; fi; }
 fetch() {
     local url=$1 part=$2.part shown try=1 before status came=0
     local tries=${CATSDOGS_TRIES:-10} pause=${CATSDOGS_PAUSE:-5}
-    local others="./download_data.sh kaggle, zip FILE or drawn (see --help)"
+    local others="./download_data.sh kaggle, zip FILE or synthetic (see --help)"
     shown=$(printf '%s' "${url%%\?*}" | sed 's|//[^/@]*@|//|')  # an address may carry a password
     [ ! -f "$2" ] || return 0
     command -v curl >/dev/null || fail "curl is needed to download and was not found: install it," \
@@ -210,7 +210,7 @@ kaggle_download() {
             return 1 ;;
         *ConnectionError* | *"Max retries exceeded"* | *"Failed to resolve"* | *"timed out"*)
             unreachable "Cannot reach Kaggle: is there a network?" \
-                "Run this again later, or use ./download_data.sh microsoft, zip FILE or drawn." ;;
+                "Run this again later, or use ./download_data.sh microsoft, zip FILE or synthetic." ;;
         *"404 Client Error"* | *"Not Found"*)
             fail "Kaggle has nothing called $competition${3:+/$3} (404)." \
                 "Unset CATSDOGS_COMPETITION, or use ./download_data.sh microsoft." ;;
@@ -252,9 +252,10 @@ from_kaggle() {
 # -----------------------------------------------------------------------------------------------
 
 source=${1:-microsoft} file=${2:-}
+[ "$source" != drawn ] || source=synthetic  # what earlier versions called it
 case $source/$# in
     -h/* | --help/*) usage; exit 0 ;;
-    microsoft/[01] | kaggle/1 | drawn/1 | zip/2) ;;
+    microsoft/[01] | kaggle/1 | synthetic/1 | zip/2) ;;
     *) usage >&2; exit 2 ;;
 esac
 
@@ -291,7 +292,7 @@ case $answer/$source in
     10/kaggle) from_kaggle ;;
     11/kaggle) from_kaggle --test-only ;;
     10/zip) archive unpack zip "$file" || exit ;;
-    10/drawn) archive draw || exit ;;
+    10/synthetic) archive draw || exit ;;
     *) rmdir "$downloads" 2>/dev/null; exit "$answer" ;;
 esac
 rmdir "$downloads" 2>/dev/null

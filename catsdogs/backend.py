@@ -48,7 +48,10 @@ def gpus() -> list[str]:
         import tensorflow as tf
 
         found = tf.config.list_physical_devices("GPU")
-        return [tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name) for gpu in found]
+        return [
+            tf.config.experimental.get_device_details(gpu).get("device_name", gpu.name)
+            for gpu in found
+        ]
     if name() == "jax":
         import jax
 
@@ -64,7 +67,9 @@ if name() == "tensorflow":
     with _quiet():
         gpus()  # looking for a GPU the first time, TensorFlow prints what it does not find
     # With more than four models in a program, TensorFlow 2.21 takes each for a function that is traced again and again.
-    logging.getLogger("tensorflow").addFilter(lambda record: "triggered tf.function retracing" not in record.getMessage())
+    logging.getLogger("tensorflow").addFilter(
+        lambda record: "triggered tf.function retracing" not in record.getMessage()
+    )
 
 
 def device() -> str:
@@ -160,14 +165,19 @@ def to_litert(model, photos=None) -> bytes:
     Raises `NotImplementedError` on a backend other than TensorFlow.
     """
     if name() != "tensorflow":
-        raise NotImplementedError(f"LiteRT files are written with TensorFlow, and Keras runs on {name()}: set KERAS_BACKEND=tensorflow")
+        raise NotImplementedError(
+            f"LiteRT files are written with TensorFlow, and Keras runs on {name()}: set KERAS_BACKEND=tensorflow"
+        )
     import tensorflow as tf
 
     options = {}
     if photos is not None:
-        options = {"optimizations": [tf.lite.Optimize.DEFAULT], "inference_input_type": tf.uint8,
-                   "representative_dataset": lambda: ([photo[None].astype("float32")] for photo in photos),
-                   "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]}}
+        options = {
+            "optimizations": [tf.lite.Optimize.DEFAULT],
+            "inference_input_type": tf.uint8,
+            "representative_dataset": lambda: ([photo[None].astype("float32")] for photo in photos),
+            "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
+        }
     with tempfile.TemporaryDirectory() as folder, _quiet():
         path = Path(folder, "model.tflite")
         model.export(path, format="litert", verbose=False, **options)

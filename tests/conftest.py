@@ -1,4 +1,4 @@
-"""What the tests share: photos that are drawn once, and folders that are not the project's own."""
+"""What the tests share: synthetic photos that are made once, and folders that are not the project's own."""
 
 import json
 import os
@@ -17,22 +17,30 @@ PER_CLASS = 60
 
 
 @pytest.fixture(scope="session")
-def drawn_data(tmp_path_factory) -> Path:
-    """A data folder with a small drawn sample, made as a user would make it. Not to be changed by a test."""
-    folder = tmp_path_factory.mktemp("drawn")
-    subprocess.run([paths.PROJECT / "download_data.sh", "drawn"], check=True, capture_output=True,
-                   env=os.environ | {"CATSDOGS_DATA": str(folder), "CATSDOGS_DRAWN": str(PER_CLASS),
-                                     # Without a .venv, the Python that runs the tests draws.
-                                     "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"})
+def synthetic_data(tmp_path_factory) -> Path:
+    """A data folder with a small synthetic sample, made as a user would make it. Not to be changed by a test."""
+    folder = tmp_path_factory.mktemp("synthetic")
+    subprocess.run(
+        [paths.PROJECT / "download_data.sh", "synthetic"],
+        check=True,
+        capture_output=True,
+        env=os.environ
+        | {
+            "CATSDOGS_DATA": str(folder),
+            "CATSDOGS_SYNTHETIC": str(PER_CLASS),
+            # Without a .venv, the Python that runs the tests draws.
+            "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
+        },
+    )
     return folder
 
 
 @pytest.fixture
-def drawn(drawn_data, tmp_path, monkeypatch) -> Path:
-    """The drawn sample as the project's photos, and an empty folder for models, for one test."""
-    monkeypatch.setenv("CATSDOGS_DATA", str(drawn_data))
+def synthetic(synthetic_data, tmp_path, monkeypatch) -> Path:
+    """The synthetic sample as the project's photos, and an empty folder for models, for one test."""
+    monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "models"))
-    return drawn_data
+    return synthetic_data
 
 
 @pytest.fixture

@@ -24,7 +24,11 @@ class Service:
         try:
             connection.request(method, path, body, headers or {})
             response = connection.getresponse()
-            return response.status, {name.lower(): value for name, value in response.getheaders()}, response.read()
+            return (
+                response.status,
+                {name.lower(): value for name, value in response.getheaders()},
+                response.read(),
+            )
         finally:
             connection.close()
 
@@ -38,7 +42,9 @@ class Service:
         """Bytes in memory; 0 outside Linux."""
         try:
             with open(f"/proc/{self.process.pid}/status") as lines:
-                return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+                return next(
+                    int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:")
+                )
         except OSError:
             return 0
 
@@ -48,8 +54,13 @@ def form(*photos, names=()):
     parts = []
     for index, photo in enumerate(photos):
         name = names[index] if index < len(names) else f"{index}.jpg"
-        parts.append(b"--part\r\nContent-Disposition: form-data; name=\"photos\"; filename=\"" + name.encode()
-                     + b"\"\r\nContent-Type: image/jpeg\r\n\r\n" + photo + b"\r\n")
+        parts.append(
+            b'--part\r\nContent-Disposition: form-data; name="photos"; filename="'
+            + name.encode()
+            + b'"\r\nContent-Type: image/jpeg\r\n\r\n'
+            + photo
+            + b"\r\n"
+        )
     return "multipart/form-data; boundary=part", b"".join([*parts, b"--part--\r\n"])
 
 
@@ -58,9 +69,17 @@ def running(*arguments, code=None):
     """A service on a free port, ready; `code` is Python to run before it, in its process."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
-    start = (f"import sys; {code or 'pass'}; from catsdogs.__main__ import main; "
-             f"sys.exit(main(['serve', '--port', '{port}', *{list(map(str, arguments))!r}]))")
-    process = subprocess.Popen([sys.executable, "-c", start], cwd=paths.PROJECT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    start = (
+        f"import sys; {code or 'pass'}; from catsdogs.__main__ import main; "
+        f"sys.exit(main(['serve', '--port', '{port}', *{list(map(str, arguments))!r}]))"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", start],
+        cwd=paths.PROJECT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+    )
     service = Service(process, port)
     try:
         deadline = time.monotonic() + 30

@@ -3,7 +3,7 @@
 import numpy as np
 import pandas as pd
 
-from catsdogs import audit
+from catsdogs.analysis import audit
 
 
 def sample(swapped=()):
@@ -11,14 +11,25 @@ def sample(swapped=()):
     labels = np.arange(200) % 2
     values = rng.normal(size=(200, 5)).astype(np.float32) + 3 * labels[:, None]
     labels[list(swapped)] ^= 1
-    return values, labels, pd.DataFrame({"photo": [f"{('Cat', 'Dog')[label]}/{n}.jpg" for n, label in enumerate(labels)], "label": labels})
+    return (
+        values,
+        labels,
+        pd.DataFrame(
+            {
+                "photo": [f"{('Cat', 'Dog')[label]}/{n}.jpg" for n, label in enumerate(labels)],
+                "label": labels,
+            }
+        ),
+    )
 
 
 def test_swapped_labels_come_first():
     swapped = [7, 60, 101, 150]
     values, labels, rows = sample(swapped)
     table = audit.rank(rows, audit.out_of_fold(values, labels, np.arange(200), strength=1.0))
-    assert set(table.photo[:4]) == set(rows.photo[swapped]) and list(table["rank"]) == list(range(1, 201))
+    assert set(table.photo[:4]) == set(rows.photo[swapped]) and list(table["rank"]) == list(
+        range(1, 201)
+    )
     assert (table.doubt[:4] > 0.5).all() and table.doubt.is_monotonic_decreasing
     assert ((table.probability > 0.5) == (table.label == 1))[4:].all()
 
@@ -38,7 +49,9 @@ def test_copies_of_a_photo_never_judge_each_other(monkeypatch):
             return np.full((len(values), 2), 0.5)
 
     monkeypatch.setattr(audit, "make_pipeline", lambda *steps: Judge())
-    assert (audit.out_of_fold(np.repeat(groups[:, None], 2, 1), labels, groups, strength=1.0) == 0.5).all()
+    assert (
+        audit.out_of_fold(np.repeat(groups[:, None], 2, 1), labels, groups, strength=1.0) == 0.5
+    ).all()
     assert len(seen) == 5
 
 

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from catsdogs import decode
-from catsdogs.decode import PhotoError, read_image
+from catsdogs.data import decode
+from catsdogs.data.decode import PhotoError, read_image
 
 
 def picture(width=120, height=80):
@@ -28,7 +28,7 @@ def without_jfif(content):
     """The same JPEG without its APP0 segment, as hundreds of the archive's photos are."""
     assert content[2:4] == b"\xff\xe0"
     length = struct.unpack(">H", content[4:6])[0]
-    return content[:2] + content[4 + length:]
+    return content[:2] + content[4 + length :]
 
 
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "GIF", "TIFF", "WEBP", "AVIF"])
@@ -52,18 +52,30 @@ def test_trailing_bytes_do_no_harm():
 
 def test_cmyk_comes_out_in_its_colours():
     content = encoded(picture().convert("CMYK"), "JPEG", quality=95)
-    assert abs(decode.decode(content, 32).astype(int) - decode.decode(encoded(picture(), "PNG"), 32)).mean() < 6
+    assert (
+        abs(
+            decode.decode(content, 32).astype(int) - decode.decode(encoded(picture(), "PNG"), 32)
+        ).mean()
+        < 6
+    )
 
 
 def test_greyscale_has_three_equal_channels():
     found = decode.decode(encoded(picture().convert("L"), "JPEG"), 32)
-    assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(found[..., 0], found[..., 2])
+    assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(
+        found[..., 0], found[..., 2]
+    )
     assert found.std() > 20
 
 
 def test_palette():
     content = encoded(picture().quantize(64), "PNG")
-    assert abs(decode.decode(content, 32).astype(int) - decode.decode(encoded(picture(), "PNG"), 32)).mean() < 16
+    assert (
+        abs(
+            decode.decode(content, 32).astype(int) - decode.decode(encoded(picture(), "PNG"), 32)
+        ).mean()
+        < 16
+    )
 
 
 def test_sixteen_bit_grey_is_scaled_not_clipped():
@@ -81,14 +93,25 @@ def test_transparency_is_laid_on_white():
 def test_animation_gives_its_first_frame():
     frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
-    assert tuple(decode.decode(content, 4)[0, 0]) == (255, 0, 0) or decode.decode(content, 4)[0, 0, 0] > 250
+    assert (
+        tuple(decode.decode(content, 4)[0, 0]) == (255, 0, 0)
+        or decode.decode(content, 4)[0, 0, 0] > 250
+    )
 
 
-@pytest.mark.parametrize("orientation, turned", [
-    (1, lambda a: a), (2, lambda a: a[:, ::-1]), (3, lambda a: np.rot90(a, 2)), (4, lambda a: a[::-1]),
-    (5, lambda a: a.transpose(1, 0, 2)), (6, lambda a: np.rot90(a, -1)),
-    (7, lambda a: np.rot90(a, 2).transpose(1, 0, 2)), (8, lambda a: np.rot90(a, 1)),
-])
+@pytest.mark.parametrize(
+    "orientation, turned",
+    [
+        (1, lambda a: a),
+        (2, lambda a: a[:, ::-1]),
+        (3, lambda a: np.rot90(a, 2)),
+        (4, lambda a: a[::-1]),
+        (5, lambda a: a.transpose(1, 0, 2)),
+        (6, lambda a: np.rot90(a, -1)),
+        (7, lambda a: np.rot90(a, 2).transpose(1, 0, 2)),
+        (8, lambda a: np.rot90(a, 1)),
+    ],
+)
 def test_exif_orientation_is_applied(orientation, turned):
     exif = Image.Exif()
     exif[0x0112] = orientation
@@ -100,8 +123,11 @@ def test_exif_orientation_is_applied(orientation, turned):
 @pytest.mark.parametrize("tag, value", [(0x011A, "72 dpi"), (0x010E, 1.5), (0x0132, 7)])
 def test_odd_metadata_keeps_no_photo_from_being_turned(tag, value):
     """XResolution as text, a description as a number, and such: cameras and programs write it, and pixels are whole."""
-    kinds = {str: (2, len(str(value)) + 1, str(value).encode() + b"\0"), float: (5, 1, struct.pack("<II", 3, 2)),
-             int: (3, 1, struct.pack("<HH", value if isinstance(value, int) else 0, 0))}
+    kinds = {
+        str: (2, len(str(value)) + 1, str(value).encode() + b"\0"),
+        float: (5, 1, struct.pack("<II", 3, 2)),
+        int: (3, 1, struct.pack("<HH", value if isinstance(value, int) else 0, 0)),
+    }
     kind, count, data = kinds[type(value)]
     entries = sorted([(0x0112, 3, 1, struct.pack("<HH", 6, 0)), (tag, kind, count, data)])
     directory, extra = struct.pack("<H", len(entries)), b""
@@ -132,17 +158,22 @@ def test_negative_numbers_are_black_not_white():
 @pytest.mark.parametrize("kind", ["JPEG", "PNG", "BMP", "TIFF", "WEBP"])
 def test_resizing_averages_over_the_source(kind):
     big = picture(800, 600)
-    found = decode.decode(encoded(big, kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {})), 64).astype(int)
+    found = decode.decode(
+        encoded(big, kind, **({"quality": 95} if kind in ("JPEG", "WEBP") else {})), 64
+    ).astype(int)
     assert abs(found - np.asarray(big.resize((64, 64), Image.Resampling.BILINEAR))).mean() < 2
 
 
-@pytest.mark.parametrize("content, reason", [
-    (b"", "empty"),
-    (b"<html><body>404</body></html>", "no photo"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no photo"),
-    (b"PK\x03\x04" + b"\0" * 100, "no photo"),
-    (b"\xff\xd8\xff\xe0", "no photo"),
-])
+@pytest.mark.parametrize(
+    "content, reason",
+    [
+        (b"", "empty"),
+        (b"<html><body>404</body></html>", "no photo"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", "no photo"),
+        (b"PK\x03\x04" + b"\0" * 100, "no photo"),
+        (b"\xff\xd8\xff\xe0", "no photo"),
+    ],
+)
 def test_what_is_no_photo_says_why(content, reason):
     with pytest.raises(PhotoError, match=reason):
         decode.decode(content, 32)
@@ -154,16 +185,26 @@ def test_a_truncated_file_is_refused(kind, share):
     noise = Image.fromarray(np.random.default_rng(0).integers(0, 255, (90, 90, 3), np.uint8))
     content = encoded(noise, kind)
     with pytest.raises(PhotoError):
-        decode.decode(content[:int(len(content) * share)], 32)
+        decode.decode(content[: int(len(content) * share)], 32)
 
 
 def test_a_bomb_is_refused_before_it_is_decoded():
     # A PNG of a few bytes that says it is 30,000 by 30,000 pixels.
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
-    bomb = b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**6))) + chunk(b"IEND", b"")
+    bomb = (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
+        + chunk(b"IEND", b"")
+    )
     with pytest.raises(PhotoError, match="million"):
         decode.decode(bomb, 32)
 
@@ -186,7 +227,9 @@ def test_formats_that_start_other_programs_are_refused():
 @pytest.mark.skipif("HEIF" not in decode.FORMATS, reason="pillow-heif is not installed")
 def test_heic_is_read_and_not_turned_twice():
     exif = Image.Exif()
-    exif[0x0112] = 6  # in HEIC only a note: the format has a rotation of its own, which the decoder applies
+    exif[0x0112] = (
+        6  # in HEIC only a note: the format has a rotation of its own, which the decoder applies
+    )
     for options in ({}, {"exif": exif}):
         found = decode.decode(encoded(picture(), "HEIF", quality=95, **options), 32).astype(int)
         assert abs(found - decode.resize(picture(), 32)).mean() < 3

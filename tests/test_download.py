@@ -1,4 +1,4 @@
-"""download_data.sh and catsdogs/archive.py: from each source, and from each way it can go wrong."""
+"""download_data.sh and catsdogs/data/archive.py: from each source, and from each way it can go wrong."""
 
 import contextlib
 import hashlib
@@ -23,7 +23,8 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from catsdogs import archive, paths
+from catsdogs import paths
+from catsdogs.data import archive
 
 SCRIPT = paths.PROJECT / "download_data.sh"
 TOKEN = "KGAT_0123456789abcdef"
@@ -33,18 +34,27 @@ NUMBERS = range(0, 6)
 def jpeg(seed: int) -> bytes:
     """A small JPEG of noise."""
     stream = io.BytesIO()
-    Image.frombytes("RGB", (24, 24), random.Random(seed).randbytes(24 * 24 * 3)).save(stream, "JPEG")
+    Image.frombytes("RGB", (24, 24), random.Random(seed).randbytes(24 * 24 * 3)).save(
+        stream, "JPEG"
+    )
     return stream.getvalue()
 
 
 CATS = {n: jpeg(n) for n in NUMBERS}
 DOGS = {n: jpeg(100 + n) for n in NUMBERS}
 UNLABELLED = {n: jpeg(200 + n) for n in range(1, 4)}
-MICROSOFT = {**{f"PetImages/Cat/{n}.jpg": b for n, b in CATS.items()},
-             **{f"PetImages/Dog/{n}.jpg": b for n, b in DOGS.items()},
-             "PetImages/": b"", "PetImages/Cat/Thumbs.db": b"thumbs", "readme[1].txt": b"read me"}
-TRAIN = {"train/": b"", **{f"train/cat.{n}.jpg": b for n, b in CATS.items()},
-         **{f"train/dog.{n}.jpg": b for n, b in DOGS.items()}}
+MICROSOFT = {
+    **{f"PetImages/Cat/{n}.jpg": b for n, b in CATS.items()},
+    **{f"PetImages/Dog/{n}.jpg": b for n, b in DOGS.items()},
+    "PetImages/": b"",
+    "PetImages/Cat/Thumbs.db": b"thumbs",
+    "readme[1].txt": b"read me",
+}
+TRAIN = {
+    "train/": b"",
+    **{f"train/cat.{n}.jpg": b for n, b in CATS.items()},
+    **{f"train/dog.{n}.jpg": b for n, b in DOGS.items()},
+}
 
 
 def zipped(members) -> bytes:
@@ -52,14 +62,18 @@ def zipped(members) -> bytes:
     stream = io.BytesIO()
     with zipfile.ZipFile(stream, "w") as out:
         for name, content in members.items() if isinstance(members, dict) else members:
-            out.writestr(name, content, zipfile.ZIP_DEFLATED if len(content) > 10**6 else zipfile.ZIP_STORED)
+            out.writestr(
+                name, content, zipfile.ZIP_DEFLATED if len(content) > 10**6 else zipfile.ZIP_STORED
+            )
     return stream.getvalue()
 
 
 def kaggle_zip(test: str) -> bytes:
     """As Kaggle packs a competition: archives in an archive. ``test`` is test1 (2013) or test (2016)."""
     unlabelled = zipped({f"{test}/{n}.jpg": b for n, b in UNLABELLED.items()})
-    return zipped({"sampleSubmission.csv": b"id", f"{test}.zip": unlabelled, "train.zip": zipped(TRAIN)})
+    return zipped(
+        {"sampleSubmission.csv": b"id", f"{test}.zip": unlabelled, "train.zip": zipped(TRAIN)}
+    )
 
 
 @pytest.fixture
@@ -69,16 +83,34 @@ def data(tmp_path, monkeypatch) -> Path:
     return tmp_path / "data"
 
 
-def start(data, *arguments, cwd=None, command=("bash",), preexec_fn=None, **environment) -> subprocess.Popen:
+def start(
+    data, *arguments, cwd=None, command=("bash",), preexec_fn=None, **environment
+) -> subprocess.Popen:
     """Starts the script in its own process group, with none of the caller's credentials or proxies."""
     unwanted = ("kaggle", "catsdogs", "xdg", "http_", "https_", "all_")
-    inherited = {name: value for name, value in os.environ.items() if not name.lower().startswith(unwanted)}
+    inherited = {
+        name: value for name, value in os.environ.items() if not name.lower().startswith(unwanted)
+    }
     (data.parent / "home").mkdir(exist_ok=True)
     return subprocess.Popen(
-        [*command, str(SCRIPT), *map(str, arguments)], cwd=cwd, text=True, start_new_session=True,
-        stdout=subprocess.PIPE, stderr=subprocess.PIPE, stdin=subprocess.DEVNULL, preexec_fn=preexec_fn,
-        env={**inherited, "HOME": str(data.parent / "home"), "CATSDOGS_DATA": str(data), "no_proxy": "*",
-             "CATSDOGS_PAUSE": "0.1", "CATSDOGS_TRIES": "3", **environment})
+        [*command, str(SCRIPT), *map(str, arguments)],
+        cwd=cwd,
+        text=True,
+        start_new_session=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        stdin=subprocess.DEVNULL,
+        preexec_fn=preexec_fn,
+        env={
+            **inherited,
+            "HOME": str(data.parent / "home"),
+            "CATSDOGS_DATA": str(data),
+            "no_proxy": "*",
+            "CATSDOGS_PAUSE": "0.1",
+            "CATSDOGS_TRIES": "3",
+            **environment,
+        },
+    )
 
 
 def download(data: Path, *arguments, **options) -> subprocess.CompletedProcess:
@@ -128,9 +160,13 @@ def put_photos(data: Path, cats=range(1, 4), dogs=range(1, 4)):
 
 
 def put_drawn(data: Path):
-    """Photos that pass for drawn ones."""
+    """Photos that pass for synthetic ones."""
     put_photos(data)
-    record = {"source": "drawn", "photos": {"Cat": 3, "Dog": 3}, "sha256": archive.digest(data / "PetImages")}
+    record = {
+        "source": "synthetic",
+        "photos": {"Cat": 3, "Dog": 3},
+        "sha256": archive.digest(data / "PetImages"),
+    }
     archive.write_record(data / "source.json", record)
 
 
@@ -161,7 +197,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         server.ranges.append(span)
         answer = server.answers.pop(0) if server.answers else "good"
         content, status, extra = server.content, 200, {}
-        first = int(span[len("bytes="):-1]) if span and answer != "no ranges" else 0
+        first = int(span[len("bytes=") : -1]) if span and answer != "no ranges" else 0
         if isinstance(answer, int):  # an error status
             status, content = answer, b"<html>error</html>"
         elif answer == "web page":  # 200, but of something else, as from a hotel's login page
@@ -171,14 +207,20 @@ class Handler(http.server.BaseHTTPRequestHandler):
         elif first >= len(content):
             status, content, extra = 416, b"", {"Content-Range": f"bytes */{len(content)}"}
         elif first:
-            status, extra = 206, {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"}
+            status, extra = (
+                206,
+                {"Content-Range": f"bytes {first}-{len(content) - 1}/{len(content)}"},
+            )
             content = content[first:]
         self.send_response(status)
         for name, value in {"Content-Length": len(content), **extra}.items():
             self.send_header(name, str(value))
         self.end_headers()
-        if answer in ("drop", "hang"):  # half of it, then the connection is lost, or nothing more comes
-            content = content[:len(content) // 2]
+        if answer in (
+            "drop",
+            "hang",
+        ):  # half of it, then the connection is lost, or nothing more comes
+            content = content[: len(content) // 2]
             self.close_connection = True
         with contextlib.suppress(OSError):
             self.wfile.write(content)
@@ -209,7 +251,9 @@ def test_microsoft(data, server):
     assert done.returncode == 0, done.stderr
     record = assert_real(data, "microsoft")
     assert record["bytes"] == len(server.content) and record["archive"].endswith("cats.zip")
-    assert record["sha256"] == hashlib.sha256(server.content).hexdigest() and record["unlabelled"] == 0
+    assert (
+        record["sha256"] == hashlib.sha256(server.content).hexdigest() and record["unlabelled"] == 0
+    )
     assert "\r" not in done.stderr, "no progress bar without a terminal"
 
     before = time.monotonic()
@@ -223,14 +267,18 @@ def test_dropped_connection_is_resumed(data, server):
     assert download(data, CATSDOGS_URL=server.url).returncode == 0
     assert_real(data, "microsoft")
     half = len(server.content) // 2
-    assert server.ranges == [None, f"bytes={half}-", f"bytes={half + (len(server.content) - half) // 2}-"]
+    assert server.ranges == [
+        None,
+        f"bytes={half}-",
+        f"bytes={half + (len(server.content) - half) // 2}-",
+    ]
 
 
 def test_lost_network_keeps_what_came(data, server):
     server.answers = ["drop"]
     lost = download(data, CATSDOGS_URL=server.url, CATSDOGS_TRIES="1")
     assert lost.returncode == 1 and "Run this again" in lost.stderr
-    assert part(data).read_bytes() == server.content[:len(server.content) // 2]
+    assert part(data).read_bytes() == server.content[: len(server.content) // 2]
     assert download(data, CATSDOGS_URL=server.url).returncode == 0
     assert server.ranges[1] == f"bytes={len(server.content) // 2}-"
     assert_real(data, "microsoft")
@@ -265,7 +313,7 @@ def test_address_gone(data, server, status):
     server.answers = [status] * 5
     gone = download(data, CATSDOGS_URL=server.url)
     assert gone.returncode == 3 and len(server.ranges) == 1
-    for word in (str(status), "CATSDOGS_URL", "kaggle", "zip FILE", "drawn"):
+    for word in (str(status), "CATSDOGS_URL", "kaggle", "zip FILE", "synthetic"):
         assert word in gone.stderr
     assert_nothing(data)
 
@@ -279,7 +327,9 @@ def test_server_error_is_retried(data, server):
     assert download(data, CATSDOGS_URL=server.url).returncode == 3 and len(server.answers) == 6
 
 
-@pytest.mark.parametrize("answer, found", [("web page", "is a web page"), ("truncated", "is cut short")])
+@pytest.mark.parametrize(
+    "answer, found", [("web page", "is a web page"), ("truncated", "is cut short")]
+)
 def test_wrong_file(data, server, answer, found):
     server.answers = [answer]
     wrong = download(data, CATSDOGS_URL=server.url)
@@ -292,7 +342,11 @@ def test_wrong_file(data, server, answer, found):
 def test_damaged_download_is_removed(data, server):
     good, server.content = server.content, server.content.replace(CATS[3], CATS[3][:-1] + b"?")
     damaged = download(data, CATSDOGS_URL=server.url)
-    assert damaged.returncode == 1 and "Cat/3.jpg" in damaged.stderr and "run this again" in damaged.stderr
+    assert (
+        damaged.returncode == 1
+        and "Cat/3.jpg" in damaged.stderr
+        and "run this again" in damaged.stderr
+    )
     assert_nothing(data)
     server.content = good
     assert download(data, CATSDOGS_URL=server.url).returncode == 0
@@ -303,7 +357,7 @@ def test_damaged_download_is_removed(data, server):
 def test_no_network(data, url):
     before = time.monotonic()
     lost = download(data, CATSDOGS_URL=url, CATSDOGS_PAUSE="60")
-    assert lost.returncode == 3 and "Cannot reach" in lost.stderr and "drawn" in lost.stderr
+    assert lost.returncode == 3 and "Cannot reach" in lost.stderr and "synthetic" in lost.stderr
     assert time.monotonic() - before < 12
     assert_nothing(data)
 
@@ -318,7 +372,11 @@ def test_silent_network(data):
             queued.connect_ex(silent.getsockname())
         before = time.monotonic()
         lost = download(data, CATSDOGS_URL=f"http://127.0.0.1:{silent.getsockname()[1]}/cats.zip")
-        assert lost.returncode == 3 and "Cannot reach" in lost.stderr and time.monotonic() - before < 12
+        assert (
+            lost.returncode == 3
+            and "Cannot reach" in lost.stderr
+            and time.monotonic() - before < 12
+        )
 
 
 def test_download_goes_on_after_sigterm(data, server):
@@ -339,7 +397,11 @@ def test_two_at_once(data, server):
     running = start(data, CATSDOGS_URL=server.url)
     wait_for(lambda: server.ranges)
     second = download(data, "zip", write_zip(data, zipped(MICROSOFT)))
-    assert second.returncode == 1 and "Another run" in second.stderr and not (data / "PetImages").exists()
+    assert (
+        second.returncode == 1
+        and "Another run" in second.stderr
+        and not (data / "PetImages").exists()
+    )
     server.release.set()
     running.communicate(timeout=20)
     assert running.returncode == 0  # the lost connection is resumed
@@ -425,9 +487,18 @@ def kaggle(data: Path, answers: dict, *, command=("bash",), **environment):
         (folder / f"{competition}-{test}.zip").write_bytes(unlabelled)
     log = data.parent / "requests"
     log.write_text("")
-    done = download(data, "kaggle", command=command, PATH=f"{folder}:{os.environ['PATH']}", FAKE_LOG=str(log),
-                    CATSDOGS_KAGGLE="kaggle", FAKE=" ".join(f"{c}={a}" for c, a in answers.items()),
-                    FAKE_FILES=str(folder), VERBOSE="true", **environment)
+    done = download(
+        data,
+        "kaggle",
+        command=command,
+        PATH=f"{folder}:{os.environ['PATH']}",
+        FAKE_LOG=str(log),
+        CATSDOGS_KAGGLE="kaggle",
+        FAKE=" ".join(f"{c}={a}" for c, a in answers.items()),
+        FAKE_FILES=str(folder),
+        VERBOSE="true",
+        **environment,
+    )
     assert TOKEN not in done.stdout + done.stderr
     for file in data.rglob("*"):
         assert not file.is_file() or TOKEN.encode() not in file.read_bytes()
@@ -437,7 +508,9 @@ def kaggle(data: Path, answers: dict, *, command=("bash",), **environment):
 @pytest.mark.parametrize("refused", [None, "403", "403-plain"])
 def test_kaggle(data, refused):
     """Both competitions, each in its own layout; the second is asked when the first refuses."""
-    done, requests = kaggle(data, {FIRST: refused or "good", SECOND: "good"}, KAGGLE_API_TOKEN=TOKEN)
+    done, requests = kaggle(
+        data, {FIRST: refused or "good", SECOND: "good"}, KAGGLE_API_TOKEN=TOKEN
+    )
     assert done.returncode == 0, done.stderr
     assert requests == [f"{FIRST} all"] + [f"{SECOND} all"] * bool(refused)
     assert assert_real(data, "kaggle")["unlabelled"] == len(UNLABELLED)
@@ -468,13 +541,16 @@ def access_token(home: Path):
     (home / ".kaggle/access_token").write_text(TOKEN)
 
 
-@pytest.mark.parametrize("prepare, environment, place", [
-    (None, {"KAGGLE_API_TOKEN": TOKEN}, "KAGGLE_API_TOKEN"),
-    (access_token, {}, ".kaggle/access_token"),
-    (None, {"KAGGLE_USERNAME": "me", "KAGGLE_KEY": TOKEN}, "KAGGLE_USERNAME and KAGGLE_KEY"),
-    (kaggle_json, {}, ".kaggle/kaggle.json"),
-    (kaggle_json, {"KAGGLE_CONFIG_DIR": "home/.kaggle"}, ".kaggle/kaggle.json"),
-])
+@pytest.mark.parametrize(
+    "prepare, environment, place",
+    [
+        (None, {"KAGGLE_API_TOKEN": TOKEN}, "KAGGLE_API_TOKEN"),
+        (access_token, {}, ".kaggle/access_token"),
+        (None, {"KAGGLE_USERNAME": "me", "KAGGLE_KEY": TOKEN}, "KAGGLE_USERNAME and KAGGLE_KEY"),
+        (kaggle_json, {}, ".kaggle/kaggle.json"),
+        (kaggle_json, {"KAGGLE_CONFIG_DIR": "home/.kaggle"}, ".kaggle/kaggle.json"),
+    ],
+)
 @pytest.mark.parametrize("answer", ["401", "401-json"])
 def test_kaggle_refused_credentials(data, prepare, environment, place, answer):
     if prepare:
@@ -502,9 +578,15 @@ def test_kaggle_rules_not_accepted(data):
     assert_nothing(data)
 
 
-@pytest.mark.parametrize("answer, status, words", [
-    ("network", 3, "Cannot reach Kaggle"), ("404", 1, "(404)"), ("new", 1, "failed (exit status 1)"),
-    ("cancelled", 1, "no archive")])
+@pytest.mark.parametrize(
+    "answer, status, words",
+    [
+        ("network", 3, "Cannot reach Kaggle"),
+        ("404", 1, "(404)"),
+        ("new", 1, "failed (exit status 1)"),
+        ("cancelled", 1, "no archive"),
+    ],
+)
 def test_kaggle_other_failures(data, answer, status, words):
     done, _ = kaggle(data, {FIRST: answer}, KAGGLE_API_TOKEN=TOKEN)
     assert done.returncode == status and words in done.stderr
@@ -524,9 +606,16 @@ def test_kaggle_command_missing(data):
 # --- zip: layouts, and archives nobody should unpack -------------------------------------------
 
 
-@pytest.mark.parametrize("content, unlabelled", [
-    (zipped(MICROSOFT), 0), (zipped(TRAIN), 0), (kaggle_zip("test1"), 3), (kaggle_zip("test"), 3),
-    (zipped({name.replace("/", "\\"): b for name, b in MICROSOFT.items()}), 0)])
+@pytest.mark.parametrize(
+    "content, unlabelled",
+    [
+        (zipped(MICROSOFT), 0),
+        (zipped(TRAIN), 0),
+        (kaggle_zip("test1"), 3),
+        (kaggle_zip("test"), 3),
+        (zipped({name.replace("/", "\\"): b for name, b in MICROSOFT.items()}), 0),
+    ],
+)
 def test_zip_layouts(data, content, unlabelled):
     file = write_zip(data, content)
     done = download(data, "zip", "photos.zip", cwd=file.parent)
@@ -567,29 +656,50 @@ def twice(members: dict) -> bytes:
 PLAIN = list(MICROSOFT.items())
 
 
-@pytest.mark.parametrize("make, words", [
-    (lambda: zipped([*PLAIN, ("/tmp/PetImages/Cat/99.jpg", b"")]), "unsafe path"),
-    (lambda: zipped([*PLAIN, ("C:\\PetImages\\Cat\\99.jpg", b"")]), "unsafe path"),
-    (lambda: zipped([*PLAIN, ("PetImages/../../Cat/99.jpg", b"")]), "unsafe path"),
-    (lambda: zipped([*PLAIN, ("..\\Cat\\99.jpg", b"")]), "unsafe path"),
-    (lambda: zipped([*PLAIN, (link("PetImages/Cat/99.jpg"), b"/etc/passwd")]), "holds the link"),
-    (lambda: zipped({"train.zip": zipped([*TRAIN.items(), ("../cat.99.jpg", b"")])}), "unsafe path"),
-    (lambda: zipped([*PLAIN, ("PetImages/Cat/99.jpg", bytes(51 * 10**6))]), "51.0 MB; at most 50.0 MB"),
-    (lambda: damaged(zipped(MICROSOFT)), "PetImages/Dog/2.jpg in photos.zip is damaged"),
-    (lambda: damaged(kaggle_zip("test")), "train.zip in photos.zip is damaged"),
-    (lambda: zipped({"train.zip": zipped(TRAIN)[:-30]}), "train.zip in photos.zip is cut short"),
-    (lambda: zipped(MICROSOFT)[:-500], "is cut short"),
-    (lambda: zipped(MICROSOFT)[1000:], "damaged"),
-    (lambda: encrypted(zipped(MICROSOFT)), "is encrypted"),
-    (lambda: twice(MICROSOFT), "PetImages/Cat/1.jpg 2 times"),
-    (lambda: zipped([*PLAIN, ("train/cat.1.jpg", CATS[1])]), "PetImages/Cat/1.jpg 2 times"),
-    (lambda: zipped({n: b for n, b in PLAIN if "Dog" not in n}), "6 photos of cats and 0 of dogs"),
-    (lambda: zipped({f"test1/{n}.jpg": b for n, b in UNLABELLED.items()}), "0 photos of cats and 0 of dogs"),
-    (lambda: zipped({}), "0 photos of cats and 0 of dogs"),
-    (lambda: b"<html><body>Sorry</body></html>", "is a web page"),
-    (lambda: b"Rar!\x1a\x07" + bytes(1000), "is not a zip archive"),
-    (lambda: b"", "is empty"),
-])
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda: zipped([*PLAIN, ("/tmp/PetImages/Cat/99.jpg", b"")]), "unsafe path"),
+        (lambda: zipped([*PLAIN, ("C:\\PetImages\\Cat\\99.jpg", b"")]), "unsafe path"),
+        (lambda: zipped([*PLAIN, ("PetImages/../../Cat/99.jpg", b"")]), "unsafe path"),
+        (lambda: zipped([*PLAIN, ("..\\Cat\\99.jpg", b"")]), "unsafe path"),
+        (
+            lambda: zipped([*PLAIN, (link("PetImages/Cat/99.jpg"), b"/etc/passwd")]),
+            "holds the link",
+        ),
+        (
+            lambda: zipped({"train.zip": zipped([*TRAIN.items(), ("../cat.99.jpg", b"")])}),
+            "unsafe path",
+        ),
+        (
+            lambda: zipped([*PLAIN, ("PetImages/Cat/99.jpg", bytes(51 * 10**6))]),
+            "51.0 MB; at most 50.0 MB",
+        ),
+        (lambda: damaged(zipped(MICROSOFT)), "PetImages/Dog/2.jpg in photos.zip is damaged"),
+        (lambda: damaged(kaggle_zip("test")), "train.zip in photos.zip is damaged"),
+        (
+            lambda: zipped({"train.zip": zipped(TRAIN)[:-30]}),
+            "train.zip in photos.zip is cut short",
+        ),
+        (lambda: zipped(MICROSOFT)[:-500], "is cut short"),
+        (lambda: zipped(MICROSOFT)[1000:], "damaged"),
+        (lambda: encrypted(zipped(MICROSOFT)), "is encrypted"),
+        (lambda: twice(MICROSOFT), "PetImages/Cat/1.jpg 2 times"),
+        (lambda: zipped([*PLAIN, ("train/cat.1.jpg", CATS[1])]), "PetImages/Cat/1.jpg 2 times"),
+        (
+            lambda: zipped({n: b for n, b in PLAIN if "Dog" not in n}),
+            "6 photos of cats and 0 of dogs",
+        ),
+        (
+            lambda: zipped({f"test1/{n}.jpg": b for n, b in UNLABELLED.items()}),
+            "0 photos of cats and 0 of dogs",
+        ),
+        (lambda: zipped({}), "0 photos of cats and 0 of dogs"),
+        (lambda: b"<html><body>Sorry</body></html>", "is a web page"),
+        (lambda: b"Rar!\x1a\x07" + bytes(1000), "is not a zip archive"),
+        (lambda: b"", "is empty"),
+    ],
+)
 def test_bad_archives(data, make, words):
     file = write_zip(data, make())
     bad = download(data, "zip", file)
@@ -615,7 +725,9 @@ def test_any_damage_is_a_message(data):
     for turn in range(150):
         spoiled = bytearray(content)
         for _ in range(3):
-            spoiled[chance.randrange(len(content) // 2 * (turn % 2), len(content))] = chance.randrange(256)
+            spoiled[chance.randrange(len(content) // 2 * (turn % 2), len(content))] = (
+                chance.randrange(256)
+            )
         target = data / str(turn)
         target.mkdir(parents=True)
         with contextlib.suppress(archive.ArchiveError):
@@ -646,19 +758,25 @@ def wait_for(condition):
 
 
 def test_sigkill_while_unpacking(data):
-    members = {f"PetImages/{folder}/{n}.jpg": b"x" * 2000 for folder in ("Cat", "Dog") for n in range(6000)}
+    members = {
+        f"PetImages/{folder}/{n}.jpg": b"x" * 2000 for folder in ("Cat", "Dog") for n in range(6000)
+    }
     file = write_zip(data, zipped(members))
     running = start(data, "zip", file)
     wait_for(lambda: len(list(data.glob(".unpacking/PetImages/*/*.jpg"))) > 50)
     os.killpg(running.pid, signal.SIGKILL)
     running.communicate()
-    assert (data / ".unpacking").exists() and not (data / "PetImages").exists(), "it was killed in the middle"
+    assert (data / ".unpacking").exists() and not (data / "PetImages").exists(), (
+        "it was killed in the middle"
+    )
     done = download(data, "zip", file)
     assert done.returncode == 0 and "6,000 cats and 6,000 dogs" in done.stdout
 
 
 def test_sigterm_while_unpacking(data):
-    members = {f"PetImages/{folder}/{n}.jpg": b"x" * 2000 for folder in ("Cat", "Dog") for n in range(6000)}
+    members = {
+        f"PetImages/{folder}/{n}.jpg": b"x" * 2000 for folder in ("Cat", "Dog") for n in range(6000)
+    }
     running = start(data, "zip", write_zip(data, zipped(members)))
     wait_for(lambda: len(list(data.glob(".unpacking/PetImages/*/*.jpg"))) > 50)
     running.terminate()
@@ -671,7 +789,7 @@ def test_sigterm_while_unpacking(data):
 KILLED = """
 import os, sys
 from pathlib import Path
-from catsdogs import archive
+from catsdogs.data import archive
 left = int(sys.argv[2])
 def dying(step):
     def run(*arguments):
@@ -687,15 +805,15 @@ archive.install("zip", Path(sys.argv[1]), "", False)
 """
 
 
-@pytest.mark.parametrize("drawn", [False, True])
+@pytest.mark.parametrize("synthetic", [False, True])
 @pytest.mark.parametrize("step", range(8))
-def test_killed_between_renames(data, drawn, step):
+def test_killed_between_renames(data, synthetic, step):
     data.mkdir()
-    if drawn:
+    if synthetic:
         put_drawn(data)
     file = write_zip(data, kaggle_zip("test"))
     killed = subprocess.run([sys.executable, "-c", KILLED, str(file), str(step)], cwd=paths.PROJECT)
-    assert killed.returncode == (9 if step < 6 + drawn else 0)
+    assert killed.returncode == (9 if step < 6 + synthetic else 0)
     done = download(data, "zip", file)
     assert done.returncode == 0, done.stderr
     assert assert_real(data, "zip")["unlabelled"] == len(UNLABELLED)
@@ -716,8 +834,12 @@ def test_disk_full_while_writing(data):
     """A limit on the size of a file stands for the full disk; nothing that was there is lost."""
     put_drawn(data)
     file = write_zip(data, zipped({**MICROSOFT, "PetImages/Dog/77.jpg": bytes(90_000)}))
-    full = download(data, "zip", file,
-                    preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)))
+    full = download(
+        data,
+        "zip",
+        file,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (50_000, 50_000)),
+    )
     assert full.returncode == 1 and "is full" in full.stderr and "make room" in full.stderr
     assert contents(data / "PetImages/Cat") == {n: f"Cat {n}".encode() for n in range(1, 4)}
     assert download(data, "zip", file).returncode == 0
@@ -748,19 +870,19 @@ def test_room_is_checked_first(data, monkeypatch):
     assert not list(archive.staging().iterdir())
 
 
-def test_drawn_photos_give_way_to_real_ones(data):
+def test_synthetic_photos_give_way_to_real_ones(data):
     put_drawn(data)
     assert download(data, "zip", write_zip(data, zipped(MICROSOFT))).returncode == 0
     assert_real(data, "zip")
 
 
-def test_failed_archive_leaves_drawn_photos(data):
+def test_failed_archive_leaves_synthetic_photos(data):
     put_drawn(data)
     assert download(data, "zip", write_zip(data, b"no zip")).returncode == 1
-    assert archive.drawn_untouched()
+    assert archive.synthetic_untouched()
 
 
-def test_changed_drawn_photos_are_not_replaced(data):
+def test_changed_synthetic_photos_are_not_replaced(data):
     """A stale source.json beside a user's own photos must not cost them."""
     put_drawn(data)
     (data / "PetImages/Cat/2.jpg").write_bytes(b"my own cat")
@@ -772,7 +894,7 @@ def test_changed_drawn_photos_are_not_replaced(data):
 def test_real_photos_are_never_replaced(data):
     file = write_zip(data, zipped(MICROSOFT))
     assert download(data, "zip", file).returncode == 0
-    for source, status in ((["microsoft"], 0), (["zip", file], 0), (["drawn"], 1)):
+    for source, status in ((["microsoft"], 0), (["zip", file], 0), (["synthetic"], 1)):
         done = download(data, *source, CATSDOGS_URL="http://127.0.0.1:9/cats.zip")
         assert done.returncode == status and "source: zip" in done.stdout
         assert ("away" in done.stdout + done.stderr) == (source[0] != "zip")
@@ -800,7 +922,10 @@ def test_half_a_set_by_hand_is_left_alone(data):
     put_photos(data, dogs=())
     half = download(data, "zip", write_zip(data, zipped(MICROSOFT)))
     assert half.returncode == 1 and "3 cats and 0 dogs" in half.stderr
-    assert sorted(contents(data / "PetImages/Cat")) == [1, 2, 3] and not (data / "source.json").exists()
+    assert (
+        sorted(contents(data / "PetImages/Cat")) == [1, 2, 3]
+        and not (data / "source.json").exists()
+    )
 
 
 def test_empty_folders_and_a_spoiled_record_do_not_stand_in_the_way(data):
@@ -811,25 +936,29 @@ def test_empty_folders_and_a_spoiled_record_do_not_stand_in_the_way(data):
     assert assert_real(data, "zip")["unlabelled"] == len(UNLABELLED)
 
 
-# --- drawn, and the command line ---------------------------------------------------------------
+# --- synthetic, and the command line ---------------------------------------------------------------
 
 
 def test_drawn(data):
-    if not (paths.PROJECT / ".venv/bin/python").exists() and subprocess.run(
-            ["python3", "-c", "import numpy, PIL"], capture_output=True).returncode:
+    if (
+        not (paths.PROJECT / ".venv/bin/python").exists()
+        and subprocess.run(["python3", "-c", "import numpy, PIL"], capture_output=True).returncode
+    ):
         pytest.skip("the script's Python has no numpy or Pillow")
     pytest.importorskip("catsdogs.drawn")
-    done = download(data, "drawn", CATSDOGS_DRAWN="3")
+    done = download(data, "synthetic", CATSDOGS_SYNTHETIC="3")
     assert done.returncode == 0, done.stderr
     record = json.loads((data / "source.json").read_text())
-    assert record["source"] == "drawn" and record["photos"] == archive.counts(data / "PetImages")
-    assert record["photos"] == {"Cat": 3, "Dog": 3} and archive.drawn_untouched()
-    assert "is there" in download(data, "drawn").stdout
+    assert record["source"] == "synthetic" and record["photos"] == archive.counts(
+        data / "PetImages"
+    )
+    assert record["photos"] == {"Cat": 3, "Dog": 3} and archive.synthetic_untouched()
+    assert "is there" in download(data, "synthetic").stdout
     shutil.rmtree(data)
-    assert "CATSDOGS_DRAWN" in download(data, "drawn", CATSDOGS_DRAWN="many").stderr
+    assert "CATSDOGS_SYNTHETIC" in download(data, "synthetic", CATSDOGS_SYNTHETIC="many").stderr
 
 
-def test_drawn_without_pillow(data, monkeypatch):
+def test_synthetic_without_pillow(data, monkeypatch):
     monkeypatch.setitem(sys.modules, "catsdogs.drawn", None)
     monkeypatch.delattr("catsdogs.drawn", raising=False)
     with pytest.raises(SystemExit, match="make install"):
@@ -838,10 +967,14 @@ def test_drawn_without_pillow(data, monkeypatch):
 
 
 def test_usage(data):
-    for wrong in (["bing"], ["zip"], ["drawn", "x"], ["microsoft", "x"]):
+    for wrong in (["bing"], ["zip"], ["synthetic", "x"], ["microsoft", "x"]):
         assert download(data, *wrong).returncode == 2
     shown = download(data, "--help")
-    assert shown.returncode == 0 and "3 no source could be reached" in shown.stdout and not data.exists()
+    assert (
+        shown.returncode == 0
+        and "3 no source could be reached" in shown.stdout
+        and not data.exists()
+    )
 
 
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")

@@ -14,24 +14,33 @@ import numpy as np
 import pytest
 from keras import layers
 
-from catsdogs import __main__ as command_line, check, classify, dataset, export, gradcam, paths, records, report
-from catsdogs.decode import decode
+from catsdogs import cli as command_line
+from catsdogs import files, paths
+from catsdogs.analysis import gradcam
+from catsdogs.data import check, dataset
+from catsdogs.data.decode import decode
+from catsdogs.serving import export
+from catsdogs.serving.predictor import ModelError, load_model, load_predictor, predict_photos
+from catsdogs.training import records
+from tools import report
 
 SHIPPED = paths.PROJECT / "models"
 ENDINGS = ("keras", "onnx", "tflite")
 
 
 @pytest.fixture(scope="module")
-def images(drawn_data):
+def images(synthetic_data):
     """Drawn pictures, as arrays of the shipped model's size."""
-    photos = sorted((drawn_data / "PetImages").glob("*/*.jpg"))[::4]
-    return np.stack([decode(photo, classify.load_classifier(SHIPPED / "cats_vs_dogs.onnx").size) for photo in photos])
+    photos = sorted((synthetic_data / "PetImages").glob("*/*.jpg"))[::4]
+    return np.stack(
+        [decode(photo, load_predictor(SHIPPED / "cats_vs_dogs.onnx").size) for photo in photos]
+    )
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_every_format_that_ships_gives_the_same_probabilities(images, ending):
-    expected = classify.load_model().predict(images, verbose=0)[:, 0]
-    given = classify.load_classifier(SHIPPED / f"cats_vs_dogs.{ending}")
+    expected = load_model().predict(images, verbose=0)[:, 0]
+    given = load_predictor(SHIPPED / f"cats_vs_dogs.{ending}")
     assert len(expected) >= 30 and expected.std() > 0.05
     np.testing.assert_allclose(given.predict(images), expected, atol=1e-4)
     np.testing.assert_allclose(given.predict(images[:1]), expected[:1], atol=1e-4)
@@ -40,30 +49,49 @@ def test_every_format_that_ships_gives_the_same_probabilities(images, ending):
 def test_every_format_is_as_sure(images):
     record = records.read(report.MODEL)
     for ending in (*ENDINGS, "_int8"):
-        path = SHIPPED / ("cats_vs_dogs_int8.tflite" if ending == "_int8" else f"cats_vs_dogs.{ending}")
-        calibration = classify.load_classifier(path).calibration
+        path = SHIPPED / (
+            "cats_vs_dogs_int8.tflite" if ending == "_int8" else f"cats_vs_dogs.{ending}"
+        )
+        calibration = load_predictor(path).calibration
         assert calibration.temperature == pytest.approx(record["calibration"]["temperature"])
         assert calibration.unsure_below == record["calibration"]["unsure_below"]
 
 
 def test_what_ships_was_written_from_the_model_that_ships_and_agrees_on_the_test_photos():
-    record, facts = records.read(report.MODEL), classify.load_classifier(SHIPPED / "cats_vs_dogs.onnx").facts
-    assert facts["model_sha256"] == record["model_sha256"] == records.file_sha256(SHIPPED / "cats_vs_dogs.keras")
+    record, facts = records.read(report.MODEL), load_predictor(SHIPPED / "cats_vs_dogs.onnx").facts
+    assert (
+        facts["model_sha256"]
+        == record["model_sha256"]
+        == files.sha256(SHIPPED / "cats_vs_dogs.keras")
+    )
     assert f"{record['metrics']['test']['accuracy']['value']:.1%}" in facts["about"]
     for name in ("cats_vs_dogs.onnx", "cats_vs_dogs.tflite", "cats_vs_dogs_int8.tflite"):
         found = record["exports"][name]
         assert found["bytes"] == (SHIPPED / name).stat().st_size
-        assert found["same_answer"] >= 0.99 if "int8" in name else found["largest_difference"] < 1e-3
+        assert found["same_label"] >= 0.99 if "int8" in name else found["largest_difference"] < 1e-3
 
 
 @pytest.mark.skipif(not os.environ.get("CATSDOGS_TEST_ARCHIVE"), reason="no real photos at hand")
 def test_on_real_photos_the_8_bit_model_gives_the_same_answers(empty):
     shutil.rmtree(empty)
-    subprocess.run([paths.PROJECT / "download_data.sh", "zip", os.environ["CATSDOGS_TEST_ARCHIVE"]], check=True, capture_output=True)
+    subprocess.run(
+        [paths.PROJECT / "download_data.sh", "zip", os.environ["CATSDOGS_TEST_ARCHIVE"]],
+        check=True,
+        capture_output=True,
+    )
     table = check.check_photos(progress=False)
-    found = {path.name: list(classify.classify(classify.load_classifier(path), [paths.photos() / photo for photo in
-                                                                                table.photo[table.problem == ""]]))
-             for path in (SHIPPED / f"cats_vs_dogs{ending}" for ending in (".keras", ".onnx", ".tflite", "_int8.tflite"))}
+    found = {
+        path.name: list(
+            predict_photos(
+                load_predictor(path),
+                [paths.photos() / photo for photo in table.photo[table.problem == ""]],
+            )
+        )
+        for path in (
+            SHIPPED / f"cats_vs_dogs{ending}"
+            for ending in (".keras", ".onnx", ".tflite", "_int8.tflite")
+        )
+    }
     expected = np.array([answer.probability for answer in found["cats_vs_dogs.keras"]])
     assert len(expected) >= 500
     for name, answers in found.items():
@@ -75,45 +103,83 @@ def test_on_real_photos_the_8_bit_model_gives_the_same_answers(empty):
 
 
 def test_the_map_is_grad_cam(images):
-    model, written = classify.load_model(), classify.load_classifier(SHIPPED / "cats_vs_dogs.onnx")
+    model, written = load_model(), load_predictor(SHIPPED / "cats_vs_dogs.onnx")
     probabilities, maps = written.explain(images)
     np.testing.assert_allclose(probabilities, written.predict(images), atol=1e-6)
     assert maps.min() >= 0 and maps.max((1, 2)) == pytest.approx(1, abs=1e-5)
-    enlarged = keras.ops.convert_to_numpy(keras.ops.image.resize(maps[..., None], images.shape[1:3], interpolation="bilinear"))[..., 0]
+    enlarged = keras.ops.convert_to_numpy(
+        keras.ops.image.resize(maps[..., None], images.shape[1:3], interpolation="bilinear")
+    )[..., 0]
     expected = gradcam.gradcam(model, images)
     # Grad-CAM as a rule scales the enlarged map, here it is scaled before.
     np.testing.assert_allclose(enlarged / enlarged.max((1, 2), keepdims=True), expected, atol=2e-3)
 
 
-@pytest.mark.parametrize("size, strides, padding, head", [
-    (33, 2, "same", "flatten"), (32, 1, "same", "flatten"), (30, 3, "valid", "mean"), (32, 2, "same", "mean"),
-])
+@pytest.mark.parametrize(
+    "size, strides, padding, head",
+    [
+        (33, 2, "same", "flatten"),
+        (32, 1, "same", "flatten"),
+        (30, 3, "valid", "mean"),
+        (32, 2, "same", "mean"),
+    ],
+)
 def test_networks_of_other_shapes(tmp_path, size, strides, padding, head):
     keras.utils.set_random_seed(3)
-    model = keras.Sequential([
-        keras.Input((size, size, 3)), layers.Rescaling(1 / 127.5, offset=-1),
-        layers.Conv2D(4, 5, strides=strides, padding=padding), layers.ReLU(), layers.MaxPooling2D(2), layers.BatchNormalization(),
-        layers.Conv2D(6, 3, padding=padding, activation="relu", use_bias=False), layers.BatchNormalization(scale=False),
-        layers.Flatten() if head == "flatten" else layers.GlobalAveragePooling2D(), layers.Dropout(0.5), layers.Dense(7),
-        layers.Activation("relu"), layers.Dense(1, activation="sigmoid")])
+    model = keras.Sequential(
+        [
+            keras.Input((size, size, 3)),
+            layers.Rescaling(1 / 127.5, offset=-1),
+            layers.Conv2D(4, 5, strides=strides, padding=padding),
+            layers.ReLU(),
+            layers.MaxPooling2D(2),
+            layers.BatchNormalization(),
+            layers.Conv2D(6, 3, padding=padding, activation="relu", use_bias=False),
+            layers.BatchNormalization(scale=False),
+            layers.Flatten() if head == "flatten" else layers.GlobalAveragePooling2D(),
+            layers.Dropout(0.5),
+            layers.Dense(7),
+            layers.Activation("relu"),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
     rng = np.random.default_rng(0)
     for layer in model.layers:
         if isinstance(layer, layers.BatchNormalization):
-            layer.set_weights([rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()])
+            layer.set_weights(
+                [rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()]
+            )
     export.to_onnx(model, tmp_path / "other.onnx", {"temperature": "2.0"})
     images = rng.integers(0, 256, (5, size, size, 3), np.uint8)
-    written = classify.load_classifier(tmp_path / "other.onnx")
+    written = load_predictor(tmp_path / "other.onnx")
     assert written.size == size and written.calibration.temperature == 2
-    np.testing.assert_allclose(written.predict(images), model.predict(images, verbose=0)[:, 0], atol=1e-5)
+    np.testing.assert_allclose(
+        written.predict(images), model.predict(images, verbose=0)[:, 0], atol=1e-5
+    )
     assert written.explain is not None and written.explain(images)[1].shape[0] == 5
 
 
 def test_a_network_that_cannot_be_written_is_said_in_one_sentence(tmp_path):
-    model = keras.Sequential([keras.Input((8, 8, 3)), layers.AveragePooling2D(2), layers.Flatten(), layers.Dense(1, activation="sigmoid")])
+    model = keras.Sequential(
+        [
+            keras.Input((8, 8, 3)),
+            layers.AveragePooling2D(2),
+            layers.Flatten(),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
     model.save(tmp_path / "other.keras")
-    run = subprocess.run([sys.executable, "-m", "catsdogs", "export", "--model", tmp_path / "other.keras"], cwd=paths.PROJECT,
-                         capture_output=True, text=True)
-    assert run.returncode == 2 and "cannot be written as ONNX" in run.stderr and len(run.stderr.splitlines()) == 1
+    run = subprocess.run(
+        [sys.executable, "-m", "catsdogs", "export", "--model", tmp_path / "other.keras"],
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+    )
+    assert (
+        run.returncode == 2
+        and "cannot be written as ONNX" in run.stderr
+        and len(run.stderr.splitlines()) == 1
+    )
     assert not (tmp_path / "other.onnx").exists()
 
 
@@ -128,8 +194,10 @@ def npm(tmp_path, monkeypatch):
     for name in export.ORT_WEB_FILES:
         (tmp_path / "package" / "dist").mkdir(parents=True, exist_ok=True)
         (tmp_path / "package" / "dist" / name).write_text(name)
-    (folder / "npm").write_text(f"#!/bin/sh\n[ \"$3\" = {export.ORT_WEB} ] || exit 9\n"
-                                f"tar czf onnxruntime-web-1.tgz -C {tmp_path} package\n")
+    (folder / "npm").write_text(
+        f'#!/bin/sh\n[ "$3" = {export.ORT_WEB} ] || exit 9\n'
+        f"tar czf onnxruntime-web-1.tgz -C {tmp_path} package\n"
+    )
     (folder / "npm").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
@@ -138,20 +206,39 @@ def test_the_folder_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
     folder = tmp_path / "site"
     for _ in range(2):
         export.web_folder(SHIPPED / "cats_vs_dogs.onnx", folder)
-    assert sorted(path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()) == sorted(
-        ["index.html", "page.js", "page.css", "browser.js", "decode.js", "resize.js", "model.onnx", "model.json",
-         *(f"ort/{name}" for name in export.ORT_WEB_FILES)])
+    assert sorted(
+        path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
+    ) == sorted(
+        [
+            "index.html",
+            "page.js",
+            "page.css",
+            "browser.js",
+            "decode.js",
+            "resize.js",
+            "model.onnx",
+            "model.json",
+            *(f"ort/{name}" for name in export.ORT_WEB_FILES),
+        ]
+    )
     page = (folder / "index.html").read_text()
     assert 'data-classifier="browser.js"' in page and "server.js" not in page
-    facts, calibration = json.loads((folder / "model.json").read_text()), records.read(report.MODEL)["calibration"]
-    assert facts["temperature"] == pytest.approx(calibration["temperature"]) and facts["has_map"] and facts["size"] == 128
+    facts, calibration = (
+        json.loads((folder / "model.json").read_text()),
+        records.read(report.MODEL)["calibration"],
+    )
+    assert (
+        facts["temperature"] == pytest.approx(calibration["temperature"])
+        and facts["has_map"]
+        and facts["size"] == 128
+    )
     assert (folder / "model.onnx").read_bytes() == (SHIPPED / "cats_vs_dogs.onnx").read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_folder_of_somebody_elses_is_left_alone(tmp_path, npm):
     (tmp_path / "thesis.txt").write_text("three years of work")
-    with pytest.raises(classify.ModelError, match="no page of ours"):
+    with pytest.raises(ModelError, match="no page of ours"):
         export.web_folder(SHIPPED / "cats_vs_dogs.onnx", tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "three years of work"
 
@@ -161,36 +248,54 @@ def test_a_page_is_never_written_over_the_model(tmp_path, npm, capsys):
     mine = tmp_path / "mine"
     mine.mkdir()
     shutil.copy(SHIPPED / "cats_vs_dogs.keras", mine / "model.keras")
-    assert command_line.main(["export", "--model", str(mine / "model.keras"), "--web", str(mine)]) == 2
+    assert (
+        command_line.main(["export", "--model", str(mine / "model.keras"), "--web", str(mine)]) == 2
+    )
     assert "no page of ours" in capsys.readouterr().err and (mine / "model.keras").exists()
     (mine / "page").mkdir()
     (mine / "page" / "model.onnx").write_bytes(b"somebody's own")
-    with pytest.raises(classify.ModelError, match="no page of ours"):
+    with pytest.raises(ModelError, match="no page of ours"):
         export.web_folder(SHIPPED / "cats_vs_dogs.onnx", mine / "page")
 
 
-@pytest.mark.parametrize("npm_does, said", [("exit 1", "could not fetch"), (None, "npm is not installed")])
+@pytest.mark.parametrize(
+    "npm_does, said", [("exit 1", "could not fetch"), (None, "npm is not installed")]
+)
 def test_without_npm_it_says_so(tmp_path, monkeypatch, npm_does, said):
     (tmp_path / "bin").mkdir()
     if npm_does:
-        (tmp_path / "bin" / "npm").write_text(f"#!/bin/sh\necho 'npm error network' >&2\n{npm_does}\n")
+        (tmp_path / "bin" / "npm").write_text(
+            f"#!/bin/sh\necho 'npm error network' >&2\n{npm_does}\n"
+        )
         (tmp_path / "bin" / "npm").chmod(0o755)
-    monkeypatch.setenv("PATH", f"{tmp_path / 'bin'}{os.pathsep}/bin-that-is-not" if npm_does is None else f"{tmp_path / 'bin'}:/bin:/usr/bin")
-    with pytest.raises(classify.ModelError, match=said):
+    monkeypatch.setenv(
+        "PATH",
+        f"{tmp_path / 'bin'}{os.pathsep}/bin-that-is-not"
+        if npm_does is None
+        else f"{tmp_path / 'bin'}:/bin:/usr/bin",
+    )
+    with pytest.raises(ModelError, match=said):
         export.web_folder(SHIPPED / "cats_vs_dogs.onnx", tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
 
-def test_the_shell_exports_and_says_what_it_left_out(drawn, tmp_path, npm, capsys):
+def test_the_shell_exports_and_says_what_it_left_out(synthetic, tmp_path, npm, capsys):
     (tmp_path / "models").mkdir(exist_ok=True)
     for ending in ("keras", "json"):
         shutil.copy(SHIPPED / f"cats_vs_dogs.{ending}", tmp_path / "models")
     assert command_line.main(["export", "--web", str(tmp_path / "site")]) == 0
     printed = capsys.readouterr().out
-    assert "No 8-bit LiteRT file" in printed and "http.server" in printed and dataset.is_drawn()
+    assert "No 8-bit LiteRT file" in printed and "http.server" in printed and dataset.is_synthetic()
     assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
-        "cats_vs_dogs.json", "cats_vs_dogs.keras", "cats_vs_dogs.onnx", "cats_vs_dogs.tflite"]
-    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=tmp_path / "site"))
+        "cats_vs_dogs.json",
+        "cats_vs_dogs.keras",
+        "cats_vs_dogs.onnx",
+        "cats_vs_dogs.tflite",
+    ]
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0),
+        lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=tmp_path / "site"),
+    )
     threading.Thread(target=server.serve_forever, daemon=True).start()
     with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/") as answer:
         assert b"browser.js" in answer.read()

@@ -7,7 +7,8 @@ import os
 
 import numpy as np
 import pytest
-from hypothesis import HealthCheck, given, settings, strategies as st
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 from PIL import Image
 from served import form, running
 
@@ -24,10 +25,17 @@ def _seeds():
     exif[0x0112] = 6
     found = []
     for kind, some, options in (
-            ("JPEG", image, {"exif": exif}), ("JPEG", image.convert("CMYK"), {"progressive": True}), ("PNG", image.convert("RGBA"), {}),
-            ("PNG", image.quantize(16), {}), ("GIF", image, {"save_all": True, "append_images": [image.rotate(90)]}),
-            ("WEBP", image, {}), ("AVIF", image, {}), ("BMP", image, {}), ("TIFF", image, {"compression": "tiff_lzw"}),
-            ("TIFF", image.convert("L"), {})):
+        ("JPEG", image, {"exif": exif}),
+        ("JPEG", image.convert("CMYK"), {"progressive": True}),
+        ("PNG", image.convert("RGBA"), {}),
+        ("PNG", image.quantize(16), {}),
+        ("GIF", image, {"save_all": True, "append_images": [image.rotate(90)]}),
+        ("WEBP", image, {}),
+        ("AVIF", image, {}),
+        ("BMP", image, {}),
+        ("TIFF", image, {"compression": "tiff_lzw"}),
+        ("TIFF", image.convert("L"), {}),
+    ):
         file = io.BytesIO()
         some.save(file, kind, **options)
         found.append(file.getvalue())
@@ -51,11 +59,15 @@ def broken_photos(draw):
         elif what == "insert":
             content[at:at] = draw(st.binary(max_size=20))
         elif what == "delete":
-            del content[at:at + draw(st.integers(1, 40))]
+            del content[at : at + draw(st.integers(1, 40))]
         elif what == "repeat":
-            content[at:at] = content[at:at + draw(st.integers(1, 60))]
+            content[at:at] = content[at : at + draw(st.integers(1, 60))]
         elif what == "number":  # lengths and sizes are where decoders go wrong
-            content[at:at + 4] = draw(st.sampled_from([b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\x00\x01\x00\x00"]))
+            content[at : at + 4] = draw(
+                st.sampled_from(
+                    [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\x00\x01\x00\x00"]
+                )
+            )
     return bytes(content)
 
 
@@ -66,15 +78,41 @@ def requests(draw):
     way = draw(st.sampled_from(["form", "form", "raw", "raw", "broken form", "other"]))
     path = draw(st.sampled_from(["/predict", "/predict?map=1", "/predict?map=0"]))
     if way == "raw":
-        return "POST", path, {"Content-Type": draw(st.sampled_from(["image/jpeg", "application/octet-stream", "text/html"]))}, photos[0]
+        return (
+            "POST",
+            path,
+            {
+                "Content-Type": draw(
+                    st.sampled_from(["image/jpeg", "application/octet-stream", "text/html"])
+                )
+            },
+            photos[0],
+        )
     if way == "other":
         text = draw(st.text("abc/%.?=&;:<>\"'\\{}-_0", max_size=30))
-        return draw(st.sampled_from(["GET", "PUT", "POST", "DELETE"])), "/" + text.replace("\\", ""), {}, b""
-    kind, body = form(*photos, names=draw(st.lists(st.text("abc./\\\"<>;=\x01é", max_size=12), max_size=3)))
+        return (
+            draw(st.sampled_from(["GET", "PUT", "POST", "DELETE"])),
+            "/" + text.replace("\\", ""),
+            {},
+            b"",
+        )
+    kind, body = form(
+        *photos, names=draw(st.lists(st.text('abc./\\"<>;=\x01é', max_size=12), max_size=3))
+    )
     if way == "broken form":
         at = draw(st.integers(0, len(body)))
-        body = body[:at] + draw(st.binary(max_size=30)) + body[at + draw(st.integers(0, 30)):]
-        kind = draw(st.sampled_from([kind, kind, "multipart/form-data", "multipart/form-data; boundary=", "multipart/form-data; boundary=\"a"]))
+        body = body[:at] + draw(st.binary(max_size=30)) + body[at + draw(st.integers(0, 30)) :]
+        kind = draw(
+            st.sampled_from(
+                [
+                    kind,
+                    kind,
+                    "multipart/form-data",
+                    "multipart/form-data; boundary=",
+                    'multipart/form-data; boundary="a',
+                ]
+            )
+        )
     return "POST", path, {"Content-Type": kind}, body
 
 
@@ -83,8 +121,13 @@ def test_the_service_answers_or_refuses_whatever_comes():
         connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
         counts, memory = {}, []
 
-        @settings(max_examples=COUNT, deadline=None, database=None, derandomize=COUNT <= 1500,
-                  suppress_health_check=list(HealthCheck))
+        @settings(
+            max_examples=COUNT,
+            deadline=None,
+            database=None,
+            derandomize=COUNT <= 1500,
+            suppress_health_check=list(HealthCheck),
+        )
         @given(requests())
         def throw(request):
             method, path, headers, body = request
@@ -99,8 +142,12 @@ def test_the_service_answers_or_refuses_whatever_comes():
             answer = response.read()
             counts[response.status] = counts.get(response.status, 0) + 1
             assert response.status in EXPECTED, (response.status, answer[:500], request)
-            assert response.status != 307 or response.getheader("location").startswith(f"http://127.0.0.1:{service.port}/")
-            if response.getheader("content-type") == "application/json" and path.startswith("/predict"):
+            assert response.status != 307 or response.getheader("location").startswith(
+                f"http://127.0.0.1:{service.port}/"
+            )
+            if response.getheader("content-type") == "application/json" and path.startswith(
+                "/predict"
+            ):
                 for one in json.loads(answer).get("photos", []):
                     assert ("error" in one) != ("label" in one)
             if sum(counts.values()) in (COUNT // 3, COUNT):
@@ -109,8 +156,14 @@ def test_the_service_answers_or_refuses_whatever_comes():
         throw()
         assert service.process.poll() is None and service.predict(SEEDS[0])[0] == 200
         total = sum(counts.values())
-        print(f"\n{total:,} requests: {dict(sorted(counts.items()))}; memory after a third and all: {[m // 10**6 for m in memory]} MB")
-        assert total >= COUNT * 0.9 and counts.get(200, 0) > total * 0.1 and counts.get(422, 0) > total * 0.1
+        print(
+            f"\n{total:,} requests: {dict(sorted(counts.items()))}; memory after a third and all: {[m // 10**6 for m in memory]} MB"
+        )
+        assert (
+            total >= COUNT * 0.9
+            and counts.get(200, 0) > total * 0.1
+            and counts.get(422, 0) > total * 0.1
+        )
         if len(memory) == 2:
             assert memory[1] - memory[0] < 60e6
         connection.close()

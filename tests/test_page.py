@@ -22,12 +22,19 @@ import pytest
 from PIL import Image
 
 from catsdogs import paths
-from catsdogs.decode import PhotoError, decode
+from catsdogs.data.decode import PhotoError, decode
 
 WEB = paths.PROJECT / "catsdogs" / "web"
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
-ARGUMENTS = ["--headless", "--no-sandbox", "--disable-gpu", "--disable-background-networking",
-             "--disable-component-update", "--disable-sync", "--no-first-run"]
+ARGUMENTS = [
+    "--headless",
+    "--no-sandbox",
+    "--disable-gpu",
+    "--disable-background-networking",
+    "--disable-component-update",
+    "--disable-sync",
+    "--no-first-run",
+]
 #: How far an answer may be from the model's own.
 CLOSE = 0.001
 
@@ -38,13 +45,32 @@ CLOSE = 0.001
 @pytest.mark.skipif(not shutil.which("node"), reason="needs node")
 def test_photos_are_resized_as_pillow_does_to_the_bit(tmp_path):
     random = np.random.default_rng(0)
-    sizes = [(1, 1, 128), (1, 700, 128), (700, 1, 128), (128, 128, 128), (128, 300, 128), (300, 128, 128),
-             (64, 64, 128), (127, 129, 128), (2048, 1365, 128), (5, 7, 3)]
-    sizes += [(*random.integers(1, 600, 2).tolist(), int(random.choice([16, 100, 128]))) for _ in range(60)]
+    sizes = [
+        (1, 1, 128),
+        (1, 700, 128),
+        (700, 1, 128),
+        (128, 128, 128),
+        (128, 300, 128),
+        (300, 128, 128),
+        (64, 64, 128),
+        (127, 129, 128),
+        (2048, 1365, 128),
+        (5, 7, 3),
+    ]
+    sizes += [
+        (*random.integers(1, 600, 2).tolist(), int(random.choice([16, 100, 128])))
+        for _ in range(60)
+    ]
     if int(PIL.__version__.split(".")[0]) < 13:  # these take rows first, however tall the photo is
-        sizes = [(width, height, size) for width, height, size in sizes if height - size <= 2 * max(width - size, 0)]
+        sizes = [
+            (width, height, size)
+            for width, height, size in sizes
+            if height - size <= 2 * max(width - size, 0)
+        ]
     photos = [random.integers(0, 256, (height, width, 3), np.uint8) for width, height, _ in sizes]
-    photos[1::3] = [(photo > 127).astype(np.uint8) * 255 for photo in photos[1::3]]  # the ends of the range
+    photos[1::3] = [
+        (photo > 127).astype(np.uint8) * 255 for photo in photos[1::3]
+    ]  # the ends of the range
     (tmp_path / "photos").write_bytes(b"".join(photo.tobytes() for photo in photos))
     (tmp_path / "run.mjs").write_text(f"""
         import {{ readFileSync, writeFileSync }} from 'fs';
@@ -57,7 +83,7 @@ def test_photos_are_resized_as_pillow_does_to_the_bit(tmp_path):
     subprocess.run(["node", "run.mjs"], cwd=tmp_path, check=True)
     resized = np.fromfile(tmp_path / "resized", np.uint8)
     for (width, height, size), photo in zip(sizes, photos):
-        found, resized = resized[: size * size * 3], resized[size * size * 3:]
+        found, resized = resized[: size * size * 3], resized[size * size * 3 :]
         expected = Image.fromarray(photo).resize((size, size), Image.Resampling.BILINEAR)
         assert np.array_equal(found.reshape(size, size, 3), expected), f"{width}×{height} to {size}"
 
@@ -70,7 +96,9 @@ def chromium():
     if not importlib.util.find_spec("playwright"):
         pytest.skip("needs playwright: pip install playwright")
     if not CHROMIUM.exists():
-        pytest.skip(f"needs Chromium at {CHROMIUM}, or where the environment variable CHROMIUM says")
+        pytest.skip(
+            f"needs Chromium at {CHROMIUM}, or where the environment variable CHROMIUM says"
+        )
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -82,7 +110,9 @@ def chromium():
 def started(command, port, **options):
     """A process that serves on `port`, which has begun to."""
     log = tempfile.TemporaryFile()
-    process = subprocess.Popen([sys.executable, "-m", *map(str, command)], stdout=log, stderr=log, **options)
+    process = subprocess.Popen(
+        [sys.executable, "-m", *map(str, command)], stdout=log, stderr=log, **options
+    )
     for _ in range(600):
         try:
             urllib.request.urlopen(f"http://127.0.0.1:{port}/", timeout=5).close()
@@ -109,9 +139,23 @@ def exported(tmp_path_factory):
     """A folder with the ONNX model, and with the one for web servers unless npm could not fetch what goes into it."""
     pytest.importorskip("onnxruntime", reason="needs onnxruntime")
     out = tmp_path_factory.mktemp("exported")
-    command = [sys.executable, "-m", "catsdogs", "export", "--output", out, "--web", out / "site" / "some" / "where"]
-    run = subprocess.run(command, cwd=paths.PROJECT, capture_output=True, text=True,
-                         env=os.environ | {"CATSDOGS_DATA": str(out / "none")})
+    command = [
+        sys.executable,
+        "-m",
+        "catsdogs",
+        "export",
+        "--output",
+        out,
+        "--web",
+        out / "site" / "some" / "where",
+    ]
+    run = subprocess.run(
+        command,
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        env=os.environ | {"CATSDOGS_DATA": str(out / "none")},
+    )
     assert (out / "cats_vs_dogs.onnx").exists(), run.stderr
     (out / "said").write_text(run.stderr)
     return out
@@ -121,8 +165,11 @@ def exported(tmp_path_factory):
 def server(exported):
     pytest.importorskip("fastapi", reason="needs fastapi")
     port = free_port()
-    process = started(["catsdogs", "serve", "--port", port, "--model", exported / "cats_vs_dogs.onnx"], port,
-                      cwd=paths.PROJECT)
+    process = started(
+        ["catsdogs", "serve", "--port", port, "--model", exported / "cats_vs_dogs.onnx"],
+        port,
+        cwd=paths.PROJECT,
+    )
     yield f"http://127.0.0.1:{port}/"
     process.terminate()
     process.wait(20)
@@ -150,7 +197,9 @@ def open_page(chromium):
     """A function that opens an address. Afterwards nothing may have failed or been asked of another site."""
     contexts, requests, complaints = [], [], []
 
-    def is_complaint(message):  # that the answer to a photo was not 200 is for the page to tell, and it does
+    def is_complaint(
+        message,
+    ):  # that the answer to a photo was not 200 is for the page to tell, and it does
         return message.type == "error" and "/predict" not in message.location["url"]
 
     def open_page(address, **options):
@@ -158,7 +207,10 @@ def open_page(chromium):
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: requests.append((address, request)))
-        page.on("console", lambda message: complaints.append(message.text) if is_complaint(message) else None)
+        page.on(
+            "console",
+            lambda message: complaints.append(message.text) if is_complaint(message) else None,
+        )
         page.on("pageerror", lambda error: complaints.append(str(error)))
         page.goto(address)
         page.locator("#privacy", has_text="Photos").wait_for(timeout=60_000)
@@ -174,9 +226,9 @@ def open_page(chromium):
 
 
 @pytest.fixture(scope="session")
-def photo(drawn_data):
-    """The drawn photo that the model is least sure of: there a small change shows."""
-    files = sorted((drawn_data / "PetImages").glob("*/*.jpg"))
+def photo(synthetic_data):
+    """The synthetic photo that the model is least sure of: there a small change shows."""
+    files = sorted((synthetic_data / "PetImages").glob("*/*.jpg"))
     unsure = np.argmin(np.abs(model_says([file.read_bytes() for file in files]) - 0.5))
     return Image.open(files[unsure]).convert("RGB")
 
@@ -185,9 +237,13 @@ def model_says(photos):
     import keras
 
     if not hasattr(model_says, "model"):
-        model_says.model = keras.saving.load_model(paths.PROJECT / "models" / "cats_vs_dogs.keras", compile=False)
+        model_says.model = keras.saving.load_model(
+            paths.PROJECT / "models" / "cats_vs_dogs.keras", compile=False
+        )
     size = model_says.model.input_shape[1]
-    return model_says.model.predict(np.stack([decode(photo, size) for photo in photos]), verbose=0)[:, 0]
+    return model_says.model.predict(np.stack([decode(photo, size) for photo in photos]), verbose=0)[
+        :, 0
+    ]
 
 
 def saved(image, kind, **options):
@@ -207,7 +263,9 @@ def choose(page, *files):
 
 def finished(page, count):
     """The newest `count` cards, when all are."""
-    page.locator("[data-state=waiting], [data-state=looking]").first.wait_for(state="detached", timeout=120_000)
+    page.locator("[data-state=waiting], [data-state=looking]").first.wait_for(
+        state="detached", timeout=120_000
+    )
     cards = page.locator(".card")
     assert cards.count() >= count
     return [cards.nth(index) for index in range(count)]
@@ -226,7 +284,9 @@ def every_kind(photo):
     clear.putalpha(Image.linear_gradient("L").resize(photo.size))
     return {
         "jpeg": saved(photo, "JPEG", quality=90),
-        "jpeg, progressive, 4:4:4": saved(photo, "JPEG", quality=90, progressive=True, subsampling=0),
+        "jpeg, progressive, 4:4:4": saved(
+            photo, "JPEG", quality=90, progressive=True, subsampling=0
+        ),
         "jpeg, large": saved(large, "JPEG", quality=85),
         "jpeg, tall": saved(photo.resize((200, 900)), "JPEG", quality=90),
         "jpeg, on its side": saved(photo, "JPEG", quality=90, exif=exif),
@@ -241,7 +301,9 @@ def every_kind(photo):
         "webp, transparent": saved(clear, "WEBP", lossless=True),
         "avif": saved(photo, "AVIF", quality=80),
         "gif": saved(photo.quantize(256), "GIF"),
-        "gif, moving": saved(photo.quantize(256), "GIF", save_all=True, append_images=[Image.new("RGB", photo.size)]),
+        "gif, moving": saved(
+            photo.quantize(256), "GIF", save_all=True, append_images=[Image.new("RGB", photo.size)]
+        ),
         "bmp": saved(photo, "BMP"),
     }
 
@@ -251,7 +313,9 @@ def test_every_kind_of_photo_gets_the_models_answer(door, open_page, photo):
     cards = choose(open_page(door), *[as_file(name, content) for name, content in photos.items()])
     assert [card.locator(".name").inner_text() for card in cards] == list(photos)
     expected = model_says(photos.values())
-    differences = {name: abs(probability(card) - value) for name, card, value in zip(photos, cards, expected)}
+    differences = {
+        name: abs(probability(card) - value) for name, card, value in zip(photos, cards, expected)
+    }
     print({name: f"{difference:.1e}" for name, difference in differences.items()})
     assert not {name: difference for name, difference in differences.items() if difference > CLOSE}
 
@@ -274,9 +338,11 @@ def test_photos_can_be_dropped_pasted_and_chosen_with_the_keyboard_alone(door, o
     assert card.locator(".name").inner_text() == "dropped.jpg"  # the newest comes first
     assert probability(card) == pytest.approx(of_jpeg, abs=CLOSE)
 
-    page.evaluate("""async (png) => navigator.clipboard.write([new ClipboardItem({
+    page.evaluate(
+        """async (png) => navigator.clipboard.write([new ClipboardItem({
         'image/png': new Blob([Uint8Array.from(atob(png), (byte) => byte.charCodeAt())], { type: 'image/png' }) })])""",
-                  base64.b64encode(png).decode())
+        base64.b64encode(png).decode(),
+    )
     page.keyboard.press("Control+V")
     page.locator(".card").nth(2).wait_for()
     assert probability(finished(page, 3)[0]) == pytest.approx(of_png, abs=CLOSE)
@@ -289,11 +355,14 @@ def test_photos_can_be_dropped_pasted_and_chosen_with_the_keyboard_alone(door, o
 
 
 def drop(page, name, content):
-    data = page.evaluate_handle("""([name, content]) => {
+    data = page.evaluate_handle(
+        """([name, content]) => {
         const data = new DataTransfer();
         data.items.add(new File([Uint8Array.from(atob(content), (byte) => byte.charCodeAt())], name));
         return data;
-    }""", [name, base64.b64encode(content).decode()])
+    }""",
+        [name, base64.b64encode(content).decode()],
+    )
     page.dispatch_event("#drop", "dragover", {"dataTransfer": data})
     assert "over" in page.locator("#drop").get_attribute("class")
     page.dispatch_event("#drop", "drop", {"dataTransfer": data})
@@ -302,13 +371,18 @@ def drop(page, name, content):
 
 def test_the_answer_is_given_in_words_to_eyes_and_ears(door, open_page, photo):
     page = open_page(door)
-    card, = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    (card,) = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
     word = card.locator(".word").inner_text()
-    assert word == {"cat": "Cat", "dog": "Dog", "unsure": "Not sure"}[card.get_attribute("data-label")]
+    assert (
+        word == {"cat": "Cat", "dog": "Dog", "unsure": "Not sure"}[card.get_attribute("data-label")]
+    )
     sure = card.locator(".sure").inner_text()
     percent = re.fullmatch(r"(\d\d)% sure", sure)[1]
     meter = card.get_by_role("meter", name="Certainty")
-    assert meter.get_attribute("aria-valuenow") == percent and meter.get_attribute("aria-valuetext") == sure
+    assert (
+        meter.get_attribute("aria-valuenow") == percent
+        and meter.get_attribute("aria-valuetext") == sure
+    )
     said = page.locator("[aria-live=polite]").inner_text()
     assert said.startswith(f"a.jpg, {word}, {sure}")
     assert (word == "Not sure") == card.locator(".why").is_visible()
@@ -322,7 +396,7 @@ def test_it_shows_where_the_network_looked_and_hides_it(door, open_page, photo):
     from playwright.sync_api import expect
 
     page = open_page(door)
-    card, = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    (card,) = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
     canvas = card.locator("canvas")
     assert canvas.bounding_box() == card.locator("img").bounding_box()
     alphas = canvas.evaluate("""(canvas) => { const { data } = canvas.getContext('2d').getImageData(0, 0, 256, 256);
@@ -356,7 +430,10 @@ def test_what_is_no_photo_is_refused_in_words(door, open_page, photo, tmp_path):
     probability(cards.pop())  # the others did not stand in its way
     said = {}
     for (name, content), card in zip(files.items(), cards):
-        assert card.get_attribute("data-state") == "failed" and card.locator(".word").inner_text() == "No answer", name
+        assert (
+            card.get_attribute("data-state") == "failed"
+            and card.locator(".word").inner_text() == "No answer"
+        ), name
         assert card.locator(".again").is_hidden()
         said[name] = card.locator(".why").inner_text()
         with pytest.raises(PhotoError):
@@ -367,14 +444,16 @@ def test_what_is_no_photo_is_refused_in_words(door, open_page, photo, tmp_path):
     for name in ("text.jpg", "page.png", "drawing.svg"):
         assert said[name].startswith("No photo") and "JPEG, PNG, WebP, GIF, AVIF" in said[name]
     for name in said:
-        assert not name.startswith("cut") or said[name].startswith(("Damaged", "No photo")), said[name]
+        assert not name.startswith("cut") or said[name].startswith(("Damaged", "No photo")), said[
+            name
+        ]
 
 
 def test_names_of_files_are_not_html(door, open_page, photo):
     page = open_page(door)
     name = "<img src=x onerror=alert(1)>.jpg"
     page.on("dialog", lambda dialog: pytest.fail("the name of a file was run"))
-    card, = choose(page, as_file(name, saved(photo, "JPEG")))
+    (card,) = choose(page, as_file(name, saved(photo, "JPEG")))
     assert card.locator(".name").inner_text() == name
     assert page.locator("img[src=x]").count() == 0 and page.locator(".card img").count() == 1
 
@@ -397,7 +476,7 @@ def test_a_busy_server_is_asked_once_more_and_then_told_of(server, open_page, ph
         route.fulfill(status=503, headers={"Retry-After": "1"}, json={"detail": "busy"})
 
     page.route("**/predict*", busy)
-    card, = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    (card,) = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
     assert len(asked) == 2 and "busy" in card.locator(".why").inner_text()
     page.unroute("**/predict*")
     card.get_by_role("button", name="Try again").press("Enter")
@@ -407,7 +486,7 @@ def test_a_busy_server_is_asked_once_more_and_then_told_of(server, open_page, ph
 def test_without_a_network_the_server_page_says_so(server, open_page, photo):
     page = open_page(server)
     page.context.set_offline(True)
-    card, = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    (card,) = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
     assert card.locator(".why").inner_text() == "You are offline."
     page.context.set_offline(False)
     card.get_by_role("button", name="Try again").press("Enter")
@@ -417,18 +496,20 @@ def test_without_a_network_the_server_page_says_so(server, open_page, photo):
 def test_a_photo_that_the_browser_cannot_show_is_answered_by_the_server(server, open_page, photo):
     page = open_page(server)
     tiff = saved(photo, "TIFF")
-    card, = choose(page, as_file("a.tiff", tiff))
+    (card,) = choose(page, as_file("a.tiff", tiff))
     assert probability(card) == pytest.approx(model_says([tiff])[0], abs=CLOSE)
     assert card.locator(".no-photo").is_visible() and card.locator("img").is_hidden()
 
 
-def test_many_photos_go_in_groups_and_each_gets_its_own_answer(server, open_page, drawn_data):
-    files = sorted((drawn_data / "PetImages").glob("*/*.jpg"))[::5][:20]
+def test_many_photos_go_in_groups_and_each_gets_its_own_answer(server, open_page, synthetic_data):
+    files = sorted((synthetic_data / "PetImages").glob("*/*.jpg"))[::5][:20]
     page = open_page(server)
     before = len(open_page.requests)
     cards = choose(page, *[as_file(file.name, file.read_bytes()) for file in files])
     assert sum("predict" in request.url for _, request in open_page.requests[before:]) == 2
-    assert [probability(card) for card in cards] == pytest.approx(list(model_says(files)), abs=CLOSE)
+    assert [probability(card) for card in cards] == pytest.approx(
+        list(model_says(files)), abs=CLOSE
+    )
 
 
 def test_people_who_do_not_see_or_point_can_use_it(door, open_page, photo):
@@ -437,13 +518,27 @@ def test_people_who_do_not_see_or_point_can_use_it(door, open_page, photo):
     assert page.evaluate("document.documentElement.lang") == "en" and page.title()
     assert page.locator("h1").count() == 1 and page.locator("main").count() == 1
     assert page.locator("[role=status][aria-live=polite]").count() == 1
-    assert page.evaluate("[...document.querySelectorAll('input')].filter((input) => !input.labels.length).length") == 0
-    assert page.evaluate("[...document.querySelectorAll('img')].filter((image) => !image.alt).length") == 0
-    assert page.evaluate("""[...document.querySelectorAll('button, [role=meter], section')].filter((element) =>
-        !(element.textContent.trim() || element.ariaLabel || element.getAttribute('aria-labelledby'))).length""") == 0
-    assert page.evaluate("""[...document.querySelectorAll('[aria-labelledby], [aria-describedby]')].filter((element) =>
+    assert (
+        page.evaluate(
+            "[...document.querySelectorAll('input')].filter((input) => !input.labels.length).length"
+        )
+        == 0
+    )
+    assert (
+        page.evaluate("[...document.querySelectorAll('img')].filter((image) => !image.alt).length")
+        == 0
+    )
+    assert (
+        page.evaluate("""[...document.querySelectorAll('button, [role=meter], section')].filter((element) =>
+        !(element.textContent.trim() || element.ariaLabel || element.getAttribute('aria-labelledby'))).length""")
+        == 0
+    )
+    assert (
+        page.evaluate("""[...document.querySelectorAll('[aria-labelledby], [aria-describedby]')].filter((element) =>
         !document.getElementById(element.getAttribute('aria-labelledby') ?? element.getAttribute('aria-describedby'))
-        ).length""") == 0
+        ).length""")
+        == 0
+    )
     ids = page.evaluate("[...document.querySelectorAll('[id]')].map((element) => element.id)")
     assert len(ids) == len(set(ids))
 
@@ -471,9 +566,18 @@ def test_words_stand_out_from_what_is_behind_them(server, open_page, photo, sche
 
 @pytest.mark.parametrize("width, touch", [(320, True), (390, True), (1280, False)])
 def test_it_fits_phones_and_desktops(server, open_page, photo, tmp_path, width, touch):
-    page = open_page(server, viewport={"width": width, "height": 844}, has_touch=touch, is_mobile=touch)
-    choose(page, as_file("a rather long name without any blanks ".replace(" ", "_") * 4 + ".jpg", saved(photo, "JPEG")),
-           as_file("wide.png", saved(photo.resize((900, 100)), "PNG")), as_file("b.jpg", b"no photo"))
+    page = open_page(
+        server, viewport={"width": width, "height": 844}, has_touch=touch, is_mobile=touch
+    )
+    choose(
+        page,
+        as_file(
+            "a rather long name without any blanks ".replace(" ", "_") * 4 + ".jpg",
+            saved(photo, "JPEG"),
+        ),
+        as_file("wide.png", saved(photo.resize((900, 100)), "PNG")),
+        as_file("b.jpg", b"no photo"),
+    )
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.get_by_text("Take a photo").is_visible() == touch
     page.screenshot(path=tmp_path / f"{width}.png", full_page=True)

@@ -13,7 +13,9 @@ import pandas as pd
 import pytest
 from PIL import Image
 
-from catsdogs import arrays, check, dataset, duplicates, paths, splits
+from catsdogs import paths
+from catsdogs.data import cache, check, dataset, decode, duplicates, splits
+from catsdogs.data.dataset import Dataset
 
 
 def save_noise(path, seed=0, size=(64, 48)):
@@ -30,8 +32,11 @@ def fill(folder, numbers=range(1, 21)):
 
 def fake_table(cats, dogs):
     """A check's table of good photos with these numbers, without any files."""
-    rows = [(f"{name}/{number}.jpg", label, number) for label, (name, numbers) in enumerate((("Cat", cats), ("Dog", dogs)))
-            for number in numbers]
+    rows = [
+        (f"{name}/{number}.jpg", label, number)
+        for label, (name, numbers) in enumerate((("Cat", cats), ("Dog", dogs)))
+        for number in numbers
+    ]
     table = pd.DataFrame(rows, columns=["photo", "label", "number"])
     return table.assign(sha256=table.photo, problem="")
 
@@ -58,7 +63,11 @@ def test_bad_files_are_listed_with_their_reason_and_stay(empty):
     table = check.check_photos(progress=False)
     bad = check.quarantine(table).set_index("photo").problem
     assert set(bad.index) == {"Cat/30.jpg", "Cat/31.jpg", "Cat/32.jpg"}
-    assert bad["Cat/30.jpg"] == "empty file" and "no photo" in bad["Cat/31.jpg"] and "truncated" in bad["Cat/32.jpg"]
+    assert (
+        bad["Cat/30.jpg"] == "empty file"
+        and "no photo" in bad["Cat/31.jpg"]
+        and "truncated" in bad["Cat/32.jpg"]
+    )
     assert (cats / "30.jpg").exists() and (cats / "31.jpg").exists() and (cats / "32.jpg").exists()
     assert pd.read_csv(paths.tables() / "quarantine.csv").photo.tolist() == sorted(bad.index)
     assert not set(bad.index) & set(splits.prepare("full", progress=False).photo)
@@ -69,14 +78,19 @@ def test_only_changed_files_are_decoded_again(empty, monkeypatch):
     first = check.check_photos(progress=False)
     seen = []
     examine = check._examine
-    monkeypatch.setattr(check, "_examine", lambda folder, row: seen.append(row["photo"]) or examine(folder, row))
+    monkeypatch.setattr(
+        check, "_examine", lambda folder, row: seen.append(row["photo"]) or examine(folder, row)
+    )
     pd.testing.assert_frame_equal(check.check_photos(progress=False), first)
     assert seen == []
     save_noise(empty / "PetImages" / "Dog" / "2.jpg", seed=77)
     (empty / "PetImages" / "Cat" / "3.jpg").unlink()
     second = check.check_photos(progress=False)
     assert seen == ["Dog/2.jpg"] and "Cat/3.jpg" not in set(second.photo)
-    assert second.sha256[second.photo == "Dog/2.jpg"].item() != first.sha256[first.photo == "Dog/2.jpg"].item()
+    assert (
+        second.sha256[second.photo == "Dog/2.jpg"].item()
+        != first.sha256[first.photo == "Dog/2.jpg"].item()
+    )
 
 
 def test_a_damaged_table_is_made_anew(empty):
@@ -106,11 +120,15 @@ def test_copies_are_found_and_other_photos_are_not(empty):
     found = duplicates.find_duplicates(check.check_photos(progress=False))
     same = {"Cat/3.jpg", "Dog/90.jpg", "Cat/91.jpg", "Cat/92.jpg", "Cat/93.jpg"}
     assert {frozenset(pair) for pair in zip(found["first"], found["second"])} == {
-        frozenset(pair) for pair in itertools.combinations(same, 2)}
+        frozenset(pair) for pair in itertools.combinations(same, 2)
+    }
     exact = found[found.exact]
-    assert exact[["first", "second"]].values.tolist() == [["Cat/3.jpg", "Dog/90.jpg"]] and exact.labels_differ.all()
-    assert set(found[found.mirrored].second) | set(found[found.mirrored]["first"]) >= {"Cat/93.jpg"}
-    assert len(found[found.mirrored]) == 4
+    assert (
+        exact[["first", "second"]].values.tolist() == [["Cat/3.jpg", "Dog/90.jpg"]]
+        and exact.labels_differ.all()
+    )
+    assert set(found[found.flipped].second) | set(found[found.flipped]["first"]) >= {"Cat/93.jpg"}
+    assert len(found[found.flipped]) == 4
 
 
 def test_groups_are_transitive():
@@ -123,80 +141,106 @@ def test_groups_are_transitive():
 
 def test_full_is_80_10_10_in_each_class():
     rows = splits.split_photos(fake_table(range(12500), range(12500)), NO_PAIRS, "full")
-    counts = rows.groupby(["label", "split"]).size().unstack()
-    assert (counts["train"] == 10000).all() and (counts["val"] == 1250).all() and (counts["test"] == 1250).all()
+    counts = rows.groupby(["label", "subset"]).size().unstack()
+    assert (
+        (counts["train"] == 10000).all()
+        and (counts["val"] == 1250).all()
+        and (counts["test"] == 1250).all()
+    )
 
 
 def test_full_depends_neither_on_order_nor_on_what_is_missing():
-    whole = splits.split_photos(fake_table(range(500), range(500)), NO_PAIRS).set_index("photo").split
+    whole = (
+        splits.split_photos(fake_table(range(500), range(500)), NO_PAIRS).set_index("photo").subset
+    )
     rng = np.random.default_rng(1)
-    some = fake_table(range(500), range(500)).sample(frac=0.7, random_state=rng).reset_index(drop=True)
-    part = splits.split_photos(some, NO_PAIRS).set_index("photo").split
+    some = (
+        fake_table(range(500), range(500)).sample(frac=0.7, random_state=rng).reset_index(drop=True)
+    )
+    part = splits.split_photos(some, NO_PAIRS).set_index("photo").subset
     assert (part == whole[part.index]).all() and len(part) == 700
 
 
 def test_full_is_the_same_whatever_the_compression(empty):
     fill(empty)
-    before = splits.prepare("full", progress=False).set_index("photo").split
+    before = splits.prepare("full", progress=False).set_index("photo").subset
     for path in (empty / "PetImages").glob("*/*.jpg"):
         Image.open(path).resize((90, 90)).save(path, quality=60)
-    after = splits.prepare("full", progress=False).set_index("photo").split
+    after = splits.prepare("full", progress=False).set_index("photo").subset
     assert (before == after).all()
 
 
 def test_full_differs_between_cats_and_dogs_and_is_not_periodic():
     rows = splits.split_photos(fake_table(range(1000), range(1000)), NO_PAIRS)
-    test = rows[rows.split == "test"]
+    test = rows[rows.subset == "test"]
     assert set(test.number[test.label == 0]) != set(test.number[test.label == 1])
     assert len(set(test.number % 10)) == 10
 
 
 def test_seed_8000():
-    rows = splits.split_photos(fake_table(range(12500), range(12500)), NO_PAIRS, "seed-8000")
-    test = rows[rows.split == "test"]
-    assert sorted(test.number[test.label == 0]) == list(range(4001, 5001)) == sorted(test.number[test.label == 1])
-    other = rows[rows.split != "test"]
+    rows = splits.split_photos(fake_table(range(12500), range(12500)), NO_PAIRS, "baseline-8000")
+    test = rows[rows.subset == "test"]
+    assert (
+        sorted(test.number[test.label == 0])
+        == list(range(4001, 5001))
+        == sorted(test.number[test.label == 1])
+    )
+    other = rows[rows.subset != "test"]
     assert sorted(other.number[other.label == 1]) == list(range(1, 4001))
-    assert abs((other.split == "val").mean() - 0.1) < 0.002
+    assert abs((other.subset == "val").mean() - 0.1) < 0.002
 
 
 def test_copies_go_to_one_split():
     table = fake_table(range(200), range(200))
-    where = splits.split_photos(table, NO_PAIRS).set_index("photo").split
+    where = splits.split_photos(table, NO_PAIRS).set_index("photo").subset
     first = where[where == "test"].index[0]
     others = [where[where == split].index[5] for split in ("train", "val")]
-    rows = splits.split_photos(table, pairs((first, others[0]), (others[0], others[1]))).set_index("photo").split
+    rows = (
+        splits.split_photos(table, pairs((first, others[0]), (others[0], others[1])))
+        .set_index("photo")
+        .subset
+    )
     assert len({rows[photo] for photo in (first, *others)}) == 1
 
 
 def test_seed_8000_keeps_its_test_photos_and_drops_their_copies():
     table = fake_table(range(1, 5001), range(1, 5001))
-    rows = splits.split_photos(table, pairs(("Cat/5.jpg", "Cat/4500.jpg")), "seed-8000").set_index("photo")
-    assert rows.split["Cat/4500.jpg"] == "test" and "Cat/5.jpg" not in rows.index
-    assert (rows.split == "test").sum() == 2000
+    rows = splits.split_photos(
+        table, pairs(("Cat/5.jpg", "Cat/4500.jpg")), "baseline-8000"
+    ).set_index("photo")
+    assert rows.subset["Cat/4500.jpg"] == "test" and "Cat/5.jpg" not in rows.index
+    assert (rows.subset == "test").sum() == 2000
 
 
-@pytest.mark.parametrize("column, value", [("photo", "Cat/1.jpg"), ("sha256", "same"), ("group", 7)])
+@pytest.mark.parametrize(
+    "column, value", [("photo", "Cat/1.jpg"), ("sha256", "same"), ("group", 7)]
+)
 def test_overlap_is_asserted(column, value):
-    rows = pd.DataFrame({"photo": ["Cat/1.jpg", "Cat/2.jpg"], "sha256": ["a", "b"], "group": [0, 1],
-                         "split": ["train", "test"]})
+    rows = pd.DataFrame(
+        {
+            "photo": ["Cat/1.jpg", "Cat/2.jpg"],
+            "sha256": ["a", "b"],
+            "group": [0, 1],
+            "subset": ["train", "test"],
+        }
+    )
     splits.assert_no_overlap(rows)
-    with pytest.raises(ValueError, match="more than one split"):
+    with pytest.raises(ValueError, match="more than one subset"):
         splits.assert_no_overlap(rows.assign(**{column: value}))
 
 
-def test_too_few_photos_and_unknown_protocols_say_so():
+def test_too_few_photos_and_unknown_splits_say_so():
     with pytest.raises(ValueError, match="1 to 5000"):
-        splits.split_photos(fake_table(range(1, 241), range(1, 241)), NO_PAIRS, "seed-8000")
-    with pytest.raises(ValueError, match="seed-8000"):
+        splits.split_photos(fake_table(range(1, 241), range(1, 241)), NO_PAIRS, "baseline-8000")
+    with pytest.raises(ValueError, match="baseline-8000"):
         splits.split_photos(fake_table(range(100), range(100)), NO_PAIRS, "half")
     with pytest.raises(ValueError, match="no dog"):
         splits.split_photos(fake_table(range(100), []), NO_PAIRS)
 
 
-def test_the_fingerprint_tells_photos_and_splits_apart():
+def test_the_fingerprint_tells_photos_and_subsets_apart():
     rows = splits.split_photos(fake_table(range(100), range(100)), NO_PAIRS)
-    other = rows.assign(split=rows.split.replace({"val": "test"}))
+    other = rows.assign(subset=rows.subset.replace({"val": "test"}))
     changed = rows.assign(sha256=["x", *rows.sha256[1:]])
     assert len({splits.fingerprint(r) for r in (rows, other, changed)}) == 3
     assert splits.fingerprint(rows) == splits.fingerprint(rows.copy())
@@ -211,14 +255,18 @@ def cached():
 
 def load(size=16):
     table = check.check_photos(progress=False)
-    return arrays.load_pixels(list(table.photo), list(table.sha256), size, progress=False)
+    return cache.load_pixels(list(table.photo), list(table.sha256), size, progress=False)
 
 
 def test_arrays_are_made_once_and_mapped(empty, monkeypatch):
     fill(empty, range(1, 6))
     pixels = load()
-    assert pixels.shape == (10, 16, 16, 3) and pixels.dtype == np.uint8 and isinstance(pixels, np.memmap)
-    monkeypatch.setattr(arrays, "decode", lambda *_: pytest.fail("decoded again"))
+    assert (
+        pixels.shape == (10, 16, 16, 3)
+        and pixels.dtype == np.uint8
+        and isinstance(pixels, np.memmap)
+    )
+    monkeypatch.setattr(decode, "decode", lambda *_: pytest.fail("decoded again"))
     assert np.array_equal(load(), pixels)
     assert not pixels.flags.writeable
 
@@ -228,20 +276,24 @@ def test_a_changed_photo_another_size_or_resizing_is_another_cache(empty, monkey
     before = np.array(load())
     save_noise(empty / "PetImages" / "Cat" / "2.jpg", seed=500)
     after = load()
-    assert not np.array_equal(after[1], before[1]) and np.array_equal(after[[0, 2, 3]], before[[0, 2, 3]])
+    assert not np.array_equal(after[1], before[1]) and np.array_equal(
+        after[[0, 2, 3]], before[[0, 2, 3]]
+    )
     assert len(cached()) == 1  # the one that nothing asks for any more is gone
     load(8)
     assert len(cached()) == 2
-    key = arrays._key(["a"], ["b"], 8)
-    monkeypatch.setattr(arrays, "RESIZING", "another way")
-    assert arrays._key(["a"], ["b"], 8) != key
+    key = cache._key(["a"], ["b"], 8)
+    monkeypatch.setattr(cache, "RESIZING", "another way")
+    assert cache._key(["a"], ["b"], 8) != key
 
 
-@pytest.mark.parametrize("damage", ["cut short", "one byte", "note gone", "note damaged", "shape", "empty"])
+@pytest.mark.parametrize(
+    "damage", ["cut short", "one byte", "note gone", "note damaged", "shape", "empty"]
+)
 def test_a_damaged_cache_is_never_used(empty, damage):
     fill(empty, range(1, 6))
     good = np.array(load())
-    path, = cached()
+    (path,) = cached()
     content = bytearray(path.read_bytes())
     note = path.with_suffix(".json")
     if damage == "cut short":
@@ -262,12 +314,16 @@ def test_a_damaged_cache_is_never_used(empty, damage):
 
 def test_a_killed_write_is_never_seen(empty):
     fill(empty, range(1, 41))
-    code = ("import time; from catsdogs import arrays, check; decode = arrays.decode\n"
-            "def slow(*a): print('.\\n', end='', flush=True); time.sleep(0 if 'Cat' in str(a[0]) else 60); return decode(*a)\n"
-            "arrays.decode = slow\n"
-            "t = check.check_photos(progress=False)\n"
-            "arrays.load_pixels(list(t.photo), list(t.sha256), 16, progress=False)")
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=paths.PROJECT)
+    code = (
+        "import time; from catsdogs.data import cache, check, decode as module; decode = module.decode\n"
+        "def slow(*a): print('.\\n', end='', flush=True); time.sleep(0 if 'Cat' in str(a[0]) else 60); return decode(*a)\n"
+        "module.decode = slow\n"
+        "t = check.check_photos(progress=False)\n"
+        "cache.load_pixels(list(t.photo), list(t.sha256), 16, progress=False)"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, cwd=paths.PROJECT
+    )
     for _ in range(41):  # all cats and the first dog, at which it sleeps
         assert process.stdout.readline() == b".\n"
     process.send_signal(signal.SIGKILL)
@@ -286,28 +342,42 @@ def test_sizes_that_make_no_sense(empty, size):
 # --- the data set ----------------------------------------------------------------------------------
 
 
-def test_images_labels_and_names_belong_together(drawn):
-    train, val = dataset.load("full", 24, progress=False)
-    test = dataset.load_test("full", 24, progress=False)
+def test_images_labels_and_names_belong_together(synthetic):
+    opened = Dataset("full", 24, progress=False)
+    train, val, test = opened.train, opened.val, opened.test
     for photos in (train, val, test):
         assert photos.images.shape == (len(photos), 24, 24, 3) and photos.images.dtype == np.uint8
-        assert [name.startswith("Dog") for name in photos.names] == photos.labels.astype(bool).tolist()
+        assert [name.startswith("Dog") for name in photos.names] == photos.labels.astype(
+            bool
+        ).tolist()
         for name, image in zip(photos.names, photos.images):
-            assert np.array_equal(image, arrays.decode(paths.photos() / name, 24))
-        assert not photos.images.flags.owndata and not photos.images.flags.writeable  # mapped, not copied
-    assert not set(train.names) & set(val.names) | set(train.names) & set(test.names) | set(val.names) & set(test.names)
-    assert dataset.is_drawn() and dataset.describe()["source"] == "drawn"
+            assert np.array_equal(image, decode.decode(paths.photos() / name, 24))
+        assert (
+            not photos.images.flags.owndata and not photos.images.flags.writeable
+        )  # mapped, not copied
+    assert (
+        not set(train.names) & set(val.names)
+        | set(train.names) & set(test.names)
+        | set(val.names) & set(test.names)
+    )
+    assert dataset.is_synthetic() and opened.describe()["source"] == "synthetic"
 
 
-@pytest.mark.skipif("CATSDOGS_TEST_ARCHIVE" not in os.environ, reason="CATSDOGS_TEST_ARCHIVE names no archive of real photos")
+@pytest.mark.skipif(
+    "CATSDOGS_TEST_ARCHIVE" not in os.environ,
+    reason="CATSDOGS_TEST_ARCHIVE names no archive of real photos",
+)
 def test_real_photos_as_a_user_gets_them(tmp_path, monkeypatch):
     monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path))
-    subprocess.run([paths.PROJECT / "download_data.sh", "zip", os.environ["CATSDOGS_TEST_ARCHIVE"]], check=True)
+    subprocess.run(
+        [paths.PROJECT / "download_data.sh", "zip", os.environ["CATSDOGS_TEST_ARCHIVE"]], check=True
+    )
     started = time.monotonic()
     table = check.check_photos(progress=False)
     assert len(table) >= 500 and (table.problem == "").mean() > 0.99
     assert table.width.max() <= 1050 and table.width.nunique() > 20
-    train, val = dataset.load("full", 64, progress=False)
+    opened = Dataset("full", 64, progress=False)
+    train = opened.train
     assert 0.7 < len(train) / len(table) < 0.9 and 40 < train.images.mean() < 200
-    assert not dataset.is_drawn()
+    assert not dataset.is_synthetic()
     print(f"{len(table)} real photos prepared in {time.monotonic() - started:.1f} s")

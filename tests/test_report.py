@@ -7,7 +7,11 @@ import keras
 import numpy as np
 import pytest
 
-from catsdogs import panel, paths, records, report
+from catsdogs import paths
+from catsdogs.analysis import compare
+from catsdogs.networks.augment import PRESETS
+from catsdogs.training import panel, records
+from tools import report
 
 SHIPPED = paths.PROJECT / "models"
 
@@ -38,51 +42,92 @@ def test_the_shipped_model_keeps_its_contract():
     older = keras.saving.load_model(SHIPPED / f"{report.MODEL}.h5", compile=False)
     np.testing.assert_allclose(older.predict(images, verbose=0), found, atol=1e-6)
     assert sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers) == 2
-    assert type(model.layers[0]).__name__ == "Rescaling" and model.layers[-1].activation is keras.activations.sigmoid
+    assert (
+        type(model.layers[0]).__name__ == "Rescaling"
+        and model.layers[-1].activation is keras.activations.sigmoid
+    )
 
 
 def test_the_shipped_records_are_of_real_photos_and_reach_what_was_asked():
-    for name, least in ((report.MODEL, 0.92), (report.SEEDS, 0.79), *((name, 0.87) for name in report.OURS_8000)):
+    for name, least in (
+        (report.MODEL, 0.92),
+        (report.BASELINE, 0.79),
+        *((name, 0.87) for name in report.OURS_8000),
+    ):
         record = json.loads((SHIPPED / f"{name}.json").read_text())
         assert record["data"]["source"] == "asirra" and record["epochs"] == 25
         confusion = np.array(record["metrics"]["test"]["confusion"])
         assert confusion.sum() == record["data"]["photos"]["test"]
         accuracy = record["metrics"]["test"]["accuracy"]
-        assert accuracy["value"] == pytest.approx(confusion.trace() / confusion.sum()) and accuracy["value"] >= least
-        assert record["best_epoch"] == (25 if name == report.SEEDS else int(np.argmin(record["history"]["val_loss"])) + 1)
+        assert (
+            accuracy["value"] == pytest.approx(confusion.trace() / confusion.sum())
+            and accuracy["value"] >= least
+        )
+        assert record["best_epoch"] == (
+            25 if name == report.BASELINE else int(np.argmin(record["history"]["val_loss"])) + 1
+        )
 
 
 def test_the_network_in_pytorch_is_as_good_as_the_one_in_keras():
-    ours, theirs = (json.loads((SHIPPED / f"{name}.json").read_text()) for name in ("pytorch", report.MODEL))
-    assert ours["data"] == theirs["data"] and ours["parameters"] == theirs["parameters"] and ours["epochs"] == 25
-    for name, value in ours["hyperparameters"].items():  # with 16-bit numbers or not, and SHIFT is what "light" does
-        assert name in ("PRECISION", "SHIFT") or theirs["hyperparameters"][name] == value
-    assert ours["same_as_keras"]["photos"] > 2000 and ours["same_as_keras"]["largest_difference"] < 1e-4
+    ours, theirs = (
+        json.loads((SHIPPED / f"{name}.json").read_text()) for name in ("pytorch", report.MODEL)
+    )
+    assert (
+        ours["data"] == theirs["data"]
+        and ours["parameters"] == theirs["parameters"]
+        and ours["epochs"] == 25
+    )
+    for name, value in ours["hyperparameters"].items():  # with 16-bit numbers or not
+        assert name == "PRECISION" or theirs["hyperparameters"][name] == value
+    assert (
+        ours["same_as_keras"]["photos"] > 2000
+        and ours["same_as_keras"]["largest_difference"] < 1e-4
+    )
     this, other = (record["metrics"]["test"]["accuracy"] for record in (ours, theirs))
-    assert other["low"] <= this["value"] <= other["high"] and this["low"] <= other["value"] <= this["high"]
+    assert (
+        other["low"] <= this["value"] <= other["high"]
+        and this["low"] <= other["value"] <= this["high"]
+    )
 
 
 def test_the_compared_networks_show_what_is_said_of_them():
     found, photos = report._compared(), records.read(report.MODEL)["data"]
     tested = {key: record["metrics"]["test"]["accuracy"] for key, record in found.items()}
-    assert {"recipe", "two_conv", "softmax", "plain", "strong", "residual"} <= set(found)
+    assert {
+        "baseline",
+        "two_conv",
+        "softmax",
+        "no_augmentation",
+        "strong_augmentation",
+        "residual",
+    } <= set(found)
     for key, record in found.items():
-        assert record["data"] == photos and record["metrics"]["test"]["photos"] == photos["photos"]["test"], key
+        assert (
+            record["data"] == photos
+            and record["metrics"]["test"]["photos"] == photos["photos"]["test"]
+        ), key
         confusion = np.array(record["metrics"]["test"]["confusion"])
         assert tested[key]["value"] == pytest.approx(confusion.trace() / confusion.sum())
-        last = key == "recipe"  # which keeps its last epoch
-        assert record["best_epoch"] == (record["epochs"] if last else int(np.argmin(record["history"]["val_loss"])) + 1)
+        last = key == "baseline"  # which keeps its last epoch
+        assert record["best_epoch"] == (
+            record["epochs"] if last else int(np.argmin(record["history"]["val_loss"])) + 1
+        )
     # Two softmax units are as good as one sigmoid; varied photos help, and depth does.
     assert tested["two_conv"]["low"] <= tested["softmax"]["value"] <= tested["two_conv"]["high"]
-    assert tested["recipe"]["high"] < tested["two_conv"]["low"] < tested["two_conv"]["high"] < tested["residual"]["low"]
-    assert tested["plain"]["value"] < tested["two_conv"]["value"]
+    assert (
+        tested["baseline"]["high"]
+        < tested["two_conv"]["low"]
+        < tested["two_conv"]["high"]
+        < tested["residual"]["low"]
+    )
+    assert tested["no_augmentation"]["value"] < tested["two_conv"]["value"]
     assert found["residual"]["seconds"] < 3600
 
 
 def test_what_a_reader_tries_besides_is_not_published(tmp_path, monkeypatch):
     for name in (report.MODEL, "compare_residual"):
         (tmp_path / f"{name}.json").write_text((SHIPPED / f"{name}.json").read_text())
-    for other in ("compare_residual_drawn", "compare_seed_7"):
+    for other in ("compare_residual_synthetic", "compare_seed_7"):
         (tmp_path / f"{other}.json").write_text("{}")
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
     assert list(report._compared()) == ["two_conv", "residual"]
@@ -90,52 +135,94 @@ def test_what_a_reader_tries_besides_is_not_published(tmp_path, monkeypatch):
 
 def test_fine_tuning_improves_on_the_head_it_was_averaged_with():
     tuned, head = (records.read(name) for name in (report.FINE_TUNED, report.PRETRAINED))
-    assert tuned["data"] == head["data"] and tuned["hyperparameters"]["NETWORKS"] == head["hyperparameters"]["NETWORKS"]
+    assert (
+        tuned["data"] == head["data"]
+        and tuned["hyperparameters"]["NETWORKS"] == head["hyperparameters"]["NETWORKS"]
+    )
     for split in ("val", "test"):  # chosen by the first, confirmed by the second
-        assert tuned["metrics"][split]["log_loss"]["value"] < head["metrics"][split]["log_loss"]["value"]
+        assert (
+            tuned["metrics"][split]["log_loss"]["value"]
+            < head["metrics"][split]["log_loss"]["value"]
+        )
 
 
 def test_what_others_published_is_marked_as_such():
-    rows = report.network_rows(report._compared())
+    rows = compare.network_rows(report._compared())
     published = [row for row in rows if row["source"] != "measured here"]
-    assert len(published) == len(report.PUBLISHED_NETWORKS) and all(row["source"].startswith("published, on ") for row in published)
+    assert len(published) == len(compare.PUBLISHED_NETWORKS) and all(
+        row["source"].startswith("published, on ") for row in published
+    )
     assert all(row["training time"] == row["parameters"] == "–" for row in published)
     keras_io = next(row for row in published if row["network"].startswith("keras.io"))
-    assert keras_io["validation accuracy"] == "94% to 96%" and keras_io["test accuracy (95% interval)"] == "–"
-    assert next(row for row in published if "Kaggle" in row["network"])["test accuracy (95% interval)"] == "97.64%"
+    assert (
+        keras_io["validation accuracy"] == "94% to 96%"
+        and keras_io["test accuracy (95% CI)"] == "–"
+    )
+    assert (
+        next(row for row in published if "Kaggle" in row["network"])["test accuracy (95% interval)"]
+        == "97.64%"
+    )
 
 
 def test_no_photo_is_tracked():
     if not (paths.PROJECT / ".git").exists():
         pytest.skip("not a git checkout")
-    tracked = subprocess.run(["git", "ls-files"], cwd=paths.PROJECT, capture_output=True, text=True, check=True).stdout.split()
-    assert not [name for name in tracked if name.endswith((".jpg", ".jpeg", ".npy", ".npz", ".zip"))
-                or name.startswith("data/") and name != "data/README.md"]
+    tracked = subprocess.run(
+        ["git", "ls-files"], cwd=paths.PROJECT, capture_output=True, text=True, check=True
+    ).stdout.split()
+    assert not [
+        name
+        for name in tracked
+        if name.endswith((".jpg", ".jpeg", ".npy", ".npz", ".zip"))
+        or name.startswith("data/")
+        and name != "data/README.md"
+    ]
     assert {name for name in tracked if name.endswith(".png")} <= {
-        "models/curves.png", "models/confusion_matrix.png", "benchmarks/bench.png"}
+        "models/curves.png",
+        "models/confusion_matrix.png",
+        "benchmarks/bench.png",
+    }
 
 
 # --- the panel -------------------------------------------------------------------------------------
 
-DEFAULTS = {"EPOCHS": 3, "BATCH_SIZE": 48, "LEARNING_RATE": 1e-3, "DENSE_UNITS": 8, "DROPOUT": 0.25, "AUGMENT": "light",
-            "FILTERS": (4, 8), "SEED": 0}
+DEFAULTS = {
+    "EPOCHS": 3,
+    "BATCH_SIZE": 48,
+    "LEARNING_RATE": 1e-3,
+    "DENSE_UNITS": 8,
+    "DROPOUT": 0.25,
+    "AUGMENTATION": PRESETS["light"],
+    "FILTERS": (4, 8),
+    "SEED": 0,
+}
 HISTORY = {"loss": [0.7], "accuracy": [0.5], "val_loss": [0.6], "val_accuracy": [0.6]}
 
 
 def widgets_of(box):
     found = {}
     for child in box.children:
-        found |= widgets_of(child) if hasattr(child, "children") else {child.description if hasattr(child, "description") else child: child}
+        found |= (
+            widgets_of(child)
+            if hasattr(child, "children")
+            else {child.description if hasattr(child, "description") else child: child}
+        )
     return found
 
 
 def test_the_panel_trains_with_what_was_chosen(empty):
     tried = []
-    fields = widgets_of(panel.training_panel(lambda p: tried.append(p) or HISTORY, DEFAULTS, HISTORY))
+    fields = widgets_of(
+        panel.training_panel(lambda p: tried.append(p) or HISTORY, DEFAULTS, HISTORY)
+    )
     assert tried == []
-    fields["epochs"].value, fields["filters 2"].value, fields["augment"].value = 7, 16, "none"
+    fields["epochs"].value, fields["filters 2"].value, fields["augmentation"].value = (
+        7,
+        16,
+        PRESETS["none"],
+    )
     fields["Train"].click()
-    assert tried == [DEFAULTS | {"EPOCHS": 7, "FILTERS": (4, 16), "AUGMENT": "none"}]
+    assert tried == [DEFAULTS | {"EPOCHS": 7, "FILTERS": (4, 16), "AUGMENTATION": PRESETS["none"]}]
     fields["Train"].click()
     assert len(tried) == 2 and not fields["Train"].disabled
 
@@ -143,6 +230,7 @@ def test_the_panel_trains_with_what_was_chosen(empty):
 def test_the_panel_survives_what_cannot_be_trained(empty):
     def refuse(p):
         raise ValueError("too large")
+
     fields = widgets_of(panel.training_panel(refuse, DEFAULTS))
     fields["Train"].click()
     assert not fields["Train"].disabled

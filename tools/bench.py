@@ -1,0 +1,812 @@
+"""Ours beside the usual ways of doing it, in one run on one machine: ``make bench``.
+
+    python -m tools.bench [--publish] [MEASUREMENT ...]
+
+Real photos come from the archive that ``CATSDOGS_BENCH_ARCHIVE`` names, as ``./download_data.sh zip`` takes it, or else
+are those in ``data/``; where there are none, they are synthetic. ``CATSDOGS_BENCH_ORIGINALS`` may name a second archive, of
+photos in their original size, for the rows that read files. Peers are run as their authors wrote them.
+
+Each measurement runs in a process of its own, never two at once, and within it rounds alternate between ours and the
+peer; a row shows medians. Prints a table and writes ``build/bench.json`` and ``build/bench.png``, or with ``--publish``
+the two in ``benchmarks/``, from where `python -m tools.report` takes the README's table; measurements that are named then
+replace their rows only. Takes about half an hour.
+"""
+
+import argparse
+import contextlib
+import importlib.util
+import io
+import json
+import os
+import resource
+import statistics
+import subprocess
+import sys
+import tempfile
+import threading
+import time
+from pathlib import Path
+
+PROJECT = Path(__file__).resolve().parent.parent
+
+#: Test accuracy that the recipe many repositories share is published with, and how often in a row it must be reached.
+TARGET, IN_A_ROW, SEEDS = 0.7978, 2, (0, 1, 2)
+#: Of the recipe: pixels a side, photos a step, epochs.
+SIZE, BATCH, EPOCHS = 64, 32, 25
+#: Rounds that count; one before them does not.
+ROUNDS = 5
+#: What is changed of notebook 02's hyperparameters to reach TARGET soonest; chosen on validation photos.
+SPRINT = dict(
+    IMAGE_SIZE=80, EPOCHS=4, FILTERS=(32, 96), POOL_SIZES=(4, 2), DROPOUT=0.1, EMA_DECAY=0.97
+)
+
+
+# --- what each process measures --------------------------------------------------------------------------------------
+# Libraries are imported within, so that a process has only what it needs and memory is what the way itself takes.
+
+
+def reading() -> dict:
+    """Photos a second from JPEG files to training arrays, the first time."""
+    import keras
+
+    from catsdogs import paths
+    from catsdogs.data import cache
+
+    table = good_photos()
+
+    def ours():
+        for path in paths.arrays().glob("*"):
+            path.unlink()
+        cache.load_pixels(list(table.photo), list(table.sha256), SIZE, progress=False)
+
+    def peer():
+        for _ in keras.utils.image_dataset_from_directory(
+            folder, image_size=(SIZE, SIZE), verbose=False
+        ):
+            pass
+
+    with laid_out(table) as folder:
+        mine, theirs = alternate(ours, peer, rounds=rounds_for(len(table)))
+    return {"ours": len(table) / mine, "baseline": len(table) / theirs}
+
+
+def epoch() -> dict:
+    """Seconds per epoch of the recipe's network at its batch size: ours, and where TensorFlow runs both peers."""
+    import keras
+    import numpy as np
+
+    from catsdogs import backend
+    from catsdogs.data import cache
+    from catsdogs.data.dataset import Photos
+    from catsdogs.training.batches import Batches
+
+    table = good_photos()
+    pixels = cache.load_pixels(list(table.photo), list(table.sha256), SIZE, progress=False)
+    batches = Batches(Photos(pixels, table.label.to_numpy(np.uint8), list(table.photo)), BATCH)
+    with backend.precision(backend.faster_precision()):
+        network = baseline_network("baseline")
+    ways = {"ours": (network, batches, {"steps_per_epoch": batches.steps, "shuffle": False})}
+    with laid_out(table) as folder:
+        if backend.name() == "tensorflow":
+            ways["ImageDataGenerator"] = (baseline_network(None), generator(folder), {})
+            vary = keras.Sequential(
+                [
+                    keras.layers.RandomFlip("horizontal"),
+                    keras.layers.RandomZoom((-0.2, 0.2), (-0.2, 0.2)),
+                ]
+            )
+            files = keras.utils.image_dataset_from_directory(
+                folder,
+                image_size=(SIZE, SIZE),
+                batch_size=BATCH,
+                label_mode="binary",
+                verbose=False,
+            )
+            files = files.map(
+                lambda images, labels: (vary(images, training=True) / 255, labels),
+                num_parallel_calls=-1,
+            )
+            ways["image_dataset_from_directory"] = (baseline_network(None), files.prefetch(-1), {})
+        found = alternate(
+            *(lambda way=way: epoch_seconds(way[0], way[1], **way[2]) for way in ways.values()),
+            rounds=rounds_for(len(table)),
+        )
+    return {"seconds": dict(zip(ways, found)), "dtype": network.compute_dtype}
+
+
+def step() -> dict:
+    """Of notebook 02's network: share of the measured peak that a training step reaches, and augmentation's cost."""
+    import keras
+    import numpy as np
+
+    from catsdogs import backend
+    from catsdogs.data.dataset import Photos
+    from catsdogs.networks import augment, cnn
+    from catsdogs.training import fit
+    from catsdogs.training.batches import Batches
+
+    p = fit.TWO_CONV
+    size, batch_size = p["IMAGE_SIZE"], p["BATCH_SIZE"]
+    rng = np.random.default_rng(0)
+    steps = (
+        64 if backend.name() == "tensorflow" or backend.gpus() else 8
+    )  # minutes else: the others are slow on a CPU
+    count = steps * batch_size
+    # Speed does not depend on what is in the photos.
+    photos = Photos(
+        rng.integers(0, 256, (count, size, size, 3), np.uint8),
+        rng.integers(0, 2, count, np.uint8),
+        [""] * count,
+    )
+    batches = Batches(photos, batch_size)
+
+    def compiled(strengths):
+        model = cnn.build(p)
+        whole = keras.Sequential([model.inputs[0], augment.augmentation(strengths), model])
+        whole.compile(
+            keras.optimizers.AdamW(1e-3),
+            "binary_crossentropy",
+            metrics=["accuracy"],
+            jit_compile=backend.jit_compile(),
+        )
+        return model, lambda: epoch_seconds(whole, batches, steps_per_epoch=steps, shuffle=False)
+
+    side = 8192 if backend.gpus() else 4096
+    dtype = keras.config.dtype_policy().compute_dtype
+    square = keras.ops.cast(rng.normal(size=(side, side)), dtype)
+
+    def multiply():
+        # To NumPy, so that nothing is left running; a corner, so that copying is no part of it.
+        keras.ops.convert_to_numpy(
+            keras.ops.cast(keras.ops.matmul(square, square)[:1, :1], "float32")
+        )
+
+    model, augmented = compiled(p["AUGMENTATION"])
+    _, plain = compiled("none")
+    with_augmentation, without, product = alternate(augmented, plain, multiply, rounds=3)
+    peak = 2 * side**3 / product
+    reached = training_flops(model) * batch_size * steps / with_augmentation
+    return {
+        "peak": peak,
+        "reached": reached,
+        "share": reached / peak,
+        "dtype": dtype,
+        "step": with_augmentation / steps,
+        "augmentation": with_augmentation / without - 1,
+    }
+
+
+def memory(way: str) -> dict:
+    """Peak memory of an epoch of training on all photos, one way."""
+    import keras
+
+    from catsdogs.data.dataset import Dataset
+    from catsdogs.training.batches import Batches
+
+    watch = PeakMemory()
+    with watch:
+        model = baseline_network(None)
+        if way == "ours":
+            batches = Batches(Dataset("full", SIZE, progress=False).train, BATCH)
+            model.fit(batches, steps_per_epoch=batches.steps, shuffle=False, verbose=0)
+        else:
+            with laid_out(good_photos()) as folder:
+                files = keras.utils.image_dataset_from_directory(
+                    folder,
+                    image_size=(SIZE, SIZE),
+                    batch_size=BATCH,
+                    label_mode="binary",
+                    verbose=False,
+                    validation_split=0.1,
+                    subset="training",
+                    seed=0,
+                )
+                model.fit(
+                    files.cache().map(lambda images, labels: (images / 255, labels)).prefetch(-1),
+                    verbose=0,
+                )
+    return {"peak": watch.peak, "anonymous": watch.anonymous, "before": watch.before}
+
+
+def sprint(way: str, seed: int) -> dict:
+    """Seconds of reading and training until TARGET is reached on the 2,000 test photos at the ends of IN_A_ROW epochs.
+
+    Measuring accuracy is no part of the time, on either side; nor is importing libraries, nor checking the photos for
+    damage, which only ours does, once.
+    """
+    import keras
+
+    from catsdogs.data import splits
+
+    rows = splits.prepare("baseline-8000", progress=False)
+    test = rows[rows.subset == "test"]
+    keras.utils.set_random_seed(seed)
+    clock = (sprint_ours if way == "ours" else sprint_peer)(rows[rows.subset != "test"], test, seed)
+    return {"reached": clock.reached, "times": clock.times, "accuracies": clock.accuracies}
+
+
+def sprint_ours(train, test, seed):
+    """Notebook 02's network with SPRINT's hyperparameters, from files."""
+    import keras
+    import numpy as np
+
+    from catsdogs import backend, paths
+    from catsdogs.data import cache
+    from catsdogs.data.dataset import Photos
+    from catsdogs.networks import augment, cnn, whitening
+    from catsdogs.training import fit
+    from catsdogs.training.batches import Batches
+    from catsdogs.training.checkpoint import EMAWeights
+
+    p = fit.TWO_CONV | SPRINT
+    size = p["IMAGE_SIZE"]
+    tested, labels = pixels_of(test, size), test.label.to_numpy()[:, None]
+    for path in paths.arrays().glob(f"{size}px-*"):
+        path.unlink()
+    clock = stopwatch(
+        lambda whole: whole.evaluate(
+            tested, labels, batch_size=256, verbose=0, return_dict=True, callbacks=[EMAWeights()]
+        )["accuracy"]
+    )
+    images = cache.load_pixels(list(train.photo), list(train.sha256), size, progress=False)
+    photos = Photos(np.array(images), train.label.to_numpy(np.uint8), list(train.photo))
+    with backend.precision(backend.faster_precision()):
+        model = cnn.build(p)
+        whole = keras.Sequential(
+            [model.inputs[0], augment.augmentation(p["AUGMENTATION"], seed), model]
+        )
+    whitening.whiten(model.layers[1], photos.images)
+    batches = Batches(photos, p["BATCH_SIZE"], seed)
+    whole.compile(
+        fit.optimizer(p, batches.steps),
+        "binary_crossentropy",
+        metrics=["accuracy"],
+        jit_compile=backend.jit_compile(),
+    )
+    # Or else TensorFlow traces the step twice, the first time to make the optimizer's variables.
+    whole.optimizer.build(whole.trainable_variables)
+    whole.fit(
+        batches,
+        steps_per_epoch=batches.steps,
+        shuffle=False,
+        epochs=p["EPOCHS"],
+        verbose=0,
+        callbacks=[clock],
+    )
+    return clock
+
+
+def sprint_peer(train, test, seed):
+    """The recipe as it stands, from files, for its 25 epochs or until the target."""
+    with laid_out(train) as train_folder, laid_out(test) as test_folder:
+        tested = generator(test_folder, vary=False)
+        clock = stopwatch(lambda model: accuracy(model.predict(tested, verbose=0), tested.labels))
+        baseline_network(None).fit(
+            generator(train_folder), epochs=EPOCHS, verbose=0, callbacks=[clock]
+        )
+    return clock
+
+
+MEASUREMENTS = {function.__name__: function for function in (sprint, reading, epoch, step, memory)}
+
+
+# --- what they share -------------------------------------------------------------------------------------------------
+
+
+def alternate(*functions, rounds: int = ROUNDS) -> list[float]:
+    """The median seconds of each of `functions`, which take turns, after one round that does not count.
+
+    A function that returns a number has measured its seconds itself.
+    """
+    seconds = [[] for _ in functions]
+    for round_number in range(rounds + 1):
+        for function, found in zip(functions, seconds):
+            started = time.perf_counter()
+            itself = function()
+            if round_number:
+                found.append(itself if isinstance(itself, float) else time.perf_counter() - started)
+    return [statistics.median(found) for found in seconds]
+
+
+def epoch_seconds(model, batches, **options) -> float:
+    """Seconds of one epoch of ``model.fit``, from its beginning to its end.
+
+    Not of the call: with TensorFlow 2.21 that ends by waiting for the thread that tunes the input pipeline, which sleeps for
+    twice as long each time, up to a minute. It does so once for a whole training, whoever built the pipeline, and would
+    up to double a call of one epoch.
+    """
+    import keras
+
+    class Clock(keras.callbacks.Callback):
+        def on_epoch_begin(self, epoch, logs=None):
+            self.begun = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seconds = time.perf_counter() - self.begun
+
+    clock = Clock()
+    model.fit(batches, verbose=0, callbacks=[clock], **options)
+    return clock.seconds
+
+
+def good_photos():
+    """The table of the photos that can be decoded."""
+    from catsdogs.data import check
+
+    table = check.check_photos(progress=False)
+    return table[table.problem == ""]
+
+
+def baseline_network(strengths: str | None):
+    """The baseline's network, compiled.
+
+    With data augmentation of ours, of those `strengths`, in front, and taking 0 to 255; with None it takes 0 to 1, and
+    augmentation is the other pipeline's own.
+    """
+    import keras
+
+    from catsdogs import backend
+    from catsdogs.networks import augment, cnn
+
+    rescaling, *rest = cnn.baseline(SIZE).layers
+    front = [augment.augmentation(strengths), rescaling] if strengths else []
+    model = keras.Sequential([keras.Input((SIZE, SIZE, 3)), *front, *rest])
+    model.compile(
+        "adam", "binary_crossentropy", metrics=["accuracy"], jit_compile=backend.jit_compile()
+    )
+    return model
+
+
+def generator(folder: Path, vary: bool = True):
+    """The recipe's generator over the photos in `folder`, which has one subfolder a class; for testing without `vary`."""
+    from keras.src.legacy.preprocessing.image import ImageDataGenerator
+
+    variation = {"shear_range": 0.2, "zoom_range": 0.2, "horizontal_flip": True} if vary else {}
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it found
+        return ImageDataGenerator(rescale=1 / 255, **variation).flow_from_directory(
+            folder, target_size=(SIZE, SIZE), batch_size=BATCH, class_mode="binary", shuffle=vary
+        )
+
+
+@contextlib.contextmanager
+def laid_out(rows):
+    """A folder with links to the photos of `rows` for as long as this lasts: the peers stop at the first bad file."""
+    from catsdogs import paths
+
+    with tempfile.TemporaryDirectory() as folder:
+        for photo in rows.photo:
+            link = Path(folder, photo)
+            link.parent.mkdir(exist_ok=True)
+            link.symlink_to((paths.photos() / photo).resolve())
+        yield Path(folder)
+
+
+def rounds_for(photos: int) -> int:
+    """How many rounds count: fewer where each takes long, fewest without a peer to compare with."""
+    from catsdogs import backend
+
+    return 1 if backend.name() != "tensorflow" else 3 if photos > 5_000 else ROUNDS
+
+
+def pixels_of(rows, size: int):
+    """The pixels of the photos of `rows`, decoded without a cache."""
+    import numpy as np
+
+    from catsdogs import paths
+    from catsdogs.data.decode import decode_all
+
+    return np.stack(list(decode_all((paths.photos() / photo for photo in rows.photo), size)))
+
+
+def training_flops(model) -> int:
+    """Floating-point operations to train on one photo: the products of convolutions and dense layers alone.
+
+    Two a multiplication and addition, forward, for the weights' gradient, and, but for the first, for the inputs'.
+    """
+    import keras
+
+    total, first = 0, True
+    for layer in model.layers:
+        if isinstance(layer, (keras.layers.Conv2D, keras.layers.Dense)):
+            positions = (
+                layer.output.shape[1] * layer.output.shape[2]
+                if isinstance(layer, keras.layers.Conv2D)
+                else 1
+            )
+            size = 1
+            for length in layer.kernel.shape:
+                size *= length
+            total += 2 * positions * size * (2 if first else 3)
+            first = False
+    return total
+
+
+class PeakMemory:
+    """The most memory this process held while it lasted, in bytes, and how much of that was its own.
+
+    `peak` counts all that is in memory, files that are mapped too; `anonymous` leaves those out, which the system can
+    drop at any time; `before` is what it held at the start. Only `peak` is known outside Linux.
+    """
+
+    def __enter__(self):
+        self.before, self.anonymous, self.done = self._status("VmRSS"), 0, threading.Event()
+        self.thread = threading.Thread(target=self._watch)
+        self.thread.start()
+        return self
+
+    def __exit__(self, *error):
+        self.done.set()
+        self.thread.join()
+        unit = 1 if sys.platform == "darwin" else 1024
+        self.peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+    def _watch(self):
+        while not self.done.wait(0.02):
+            self.anonymous = max(self.anonymous, self._status("RssAnon"))
+
+    def _status(self, name):
+        try:
+            lines = Path("/proc/self/status").read_text().splitlines()
+        except OSError:
+            return 0
+        return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(f"{name}:"))
+
+
+def stopwatch(measure):
+    """A callback that times training alone: `measure` gives the test accuracy, while its clock stands still."""
+    import keras
+
+    class Stopwatch(keras.callbacks.Callback):
+        def __init__(self):
+            super().__init__()
+            self.seconds, self.reached, self.accuracies, self.times = 0.0, None, [], []
+            self.started = time.perf_counter()
+
+        def on_epoch_end(self, epoch, logs=None):
+            self.seconds += time.perf_counter() - self.started
+            self.times.append(self.seconds)
+            self.accuracies.append(measure(self.model))
+            if (
+                self.reached is None
+                and min(self.accuracies[-IN_A_ROW:]) >= TARGET
+                and len(self.accuracies) >= IN_A_ROW
+            ):
+                self.reached = self.seconds
+                self.model.stop_training = True
+            self.started = time.perf_counter()
+
+    return Stopwatch()
+
+
+def accuracy(probabilities, labels) -> float:
+    """The share of `labels` that `probabilities` of "dog" are on the right side of one half for."""
+    return float(((probabilities.ravel() >= 0.5) == labels).mean())
+
+
+# --- the run ---------------------------------------------------------------------------------------------------------
+
+
+def backends() -> list[str]:
+    """The backends of Keras that are installed, TensorFlow first."""
+    return [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
+
+
+def measure(
+    name: str, backend_name: str = "tensorflow", policy: str = "float32", **options
+) -> dict:
+    """Run measurement `name` in a process of its own; its result."""
+    with tempfile.TemporaryDirectory() as folder:
+        result = Path(folder) / "result.json"
+        what = " ".join(str(word) for word in (name, *options.values(), backend_name, policy))
+        print(f"  {what} …", end=" ", flush=True)
+        started = time.monotonic()
+        run = subprocess.run(
+            [
+                sys.executable,
+                "-m",
+                "tools.bench",
+                "--child",
+                json.dumps([name, policy, str(result), options]),
+            ],
+            text=True,
+            env=os.environ | {"KERAS_BACKEND": backend_name},
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            cwd=PROJECT,
+        )
+        if run.returncode:
+            sys.exit(f"failed:\n{run.stdout[-3000:]}")
+        print(f"{time.monotonic() - started:.0f} s", flush=True)
+        return json.loads(result.read_text())
+
+
+def child(arguments: str) -> None:
+    name, policy, result, options = json.loads(arguments)
+    if policy != "float32":
+        import keras
+
+        keras.config.set_dtype_policy(policy)
+    Path(result).write_text(json.dumps(MEASUREMENTS[name](**options)))
+
+
+def row(
+    what: str,
+    unit: str,
+    ours: float,
+    peer: float | None,
+    against: str,
+    wanted: float | None = None,
+    *,
+    backend: str = "tensorflow",
+    higher_is_better: bool = False,
+) -> dict:
+    """A line of the table: `ours` and `peer` in `unit`, how many times better ours is, and what is wanted."""
+    times = None if peer is None else (ours / peer if higher_is_better else peer / ours)
+    return {
+        "what": what,
+        "unit": unit,
+        "ours": ours,
+        "baseline": peer,
+        "speedup": times,
+        "against": against,
+        "target": wanted,
+        "backend": backend,
+    }
+
+
+def reading_rows() -> list[dict]:
+    found = measure("reading")
+    return [
+        row(
+            f"{files()} to arrays",
+            "photos/s",
+            found["ours"],
+            found["baseline"],
+            "image_dataset_from_directory",
+            4,
+            higher_is_better=True,
+        )
+    ]
+
+
+def epoch_rows() -> list[dict]:
+    rows = []
+    for name in backends():
+        measured = measure("epoch", name)
+        seconds = measured["seconds"]
+        ours, *peers = seconds
+        better = min(peers, key=seconds.get, default=None)
+        what = f"an epoch of the recipe's network, {files()}, ours in {measured['dtype']}"
+        rows += [
+            row(
+                what,
+                "s",
+                seconds[ours],
+                seconds[peer],
+                peer,
+                3 if peer == better else None,
+                backend=name,
+            )
+            for peer in peers
+        ]
+        if not peers:
+            rows.append(
+                row(what, "s", seconds[ours], None, "the peers run on TensorFlow", backend=name)
+            )
+    return rows
+
+
+def sprint_rows() -> list[dict]:
+    what, wanted = f"reading and training to {TARGET:.2%} test accuracy", 20
+    runs = {way: [] for way in ("ours", "baseline")}
+    for seed in SEEDS:
+        for way, found in runs.items():
+            found.append(measure("sprint", way=way, seed=seed))
+    rows, peer = [], _seconds(runs["baseline"])
+    for name in backends():
+        found = (
+            runs["ours"]
+            if name == "tensorflow"
+            else [measure("sprint", name, way="ours", seed=SEEDS[0])]
+        )
+        failed = [
+            f"{len(never)} of {len(some)} runs of {who} never did, and count whole"
+            for who, some in (("the peer", runs["baseline"]), ("ours", found))
+            if (never := [run for run in some if run["reached"] is None])
+        ]
+        rows.append(
+            row(
+                what,
+                "s",
+                _seconds(found),
+                peer,
+                "; ".join(["the recipe with ImageDataGenerator", *failed]),
+                wanted,
+                backend=name,
+            )
+            | {"runs": runs}
+        )
+    return rows
+
+
+def _seconds(runs):
+    return statistics.median(run["reached"] or run["times"][-1] for run in runs)
+
+
+def step_rows() -> list[dict]:
+    from catsdogs import backend
+
+    rows = []
+    for name in backends():
+        # Without a GPU, the notebook trains in bfloat16 on TensorFlow alone.
+        for policy in (
+            ("float32", "mixed_bfloat16")
+            if name == "tensorflow" or backend.gpus()
+            else ("float32",)
+        ):
+            found = measure("step", name, policy)
+            rows.append(
+                row(
+                    f"arithmetic of a training step, {found['dtype']}",
+                    "GFLOP/s",
+                    found["reached"] / 1e9,
+                    found["peak"] / 1e9,
+                    "a large matrix product",
+                    0.5,
+                    backend=name,
+                    higher_is_better=True,
+                )
+            )
+            rows.append(
+                row(
+                    f"a training step, {found['dtype']}",
+                    "ms",
+                    found["step"] * 1e3,
+                    found["step"] / (1 + found["augmentation"]) * 1e3,
+                    "without augmentation",
+                    1 / 1.15,
+                    backend=name,
+                )
+            )
+    return rows
+
+
+def memory_rows() -> list[dict]:
+    found = {way: measure("memory", way=way) for way in ("ours", "baseline")}
+    for way in found.values():
+        way["beyond"] = way["peak"] - way["before"]
+    return [
+        row(
+            what,
+            "MB",
+            found["ours"][key] / 1e6,
+            found["baseline"][key] / 1e6,
+            "image_dataset_from_directory(...).cache()",
+            3,
+        )
+        for what, key in (
+            ("peak memory of training on all photos", "peak"),
+            ("the same, beyond what importing Keras takes", "beyond"),
+            ("the same, without what is mapped from files", "anonymous"),
+        )
+    ]
+
+
+ROWS = {
+    "sprint": sprint_rows,
+    "reading": reading_rows,
+    "epoch": epoch_rows,
+    "step": step_rows,
+    "memory": memory_rows,
+}
+
+
+def files() -> str:
+    """The photos in words."""
+    table = good_photos()
+    return f"{len(table):,} JPEG files of {table.width.median():.0f}×{table.height.median():.0f}"
+
+
+def get_photos(archive: str | None, folder: Path) -> Path:
+    """A data folder of this run's own with the photos of `archive`; without one those at hand, or else synthetic ones."""
+    from catsdogs import paths
+
+    folder.mkdir()
+    if archive is None and paths.photos().exists():
+        (folder / "PetImages").symlink_to(paths.photos())
+        (folder / "source.json").write_bytes(paths.source_file().read_bytes())
+    else:
+        subprocess.run(
+            [PROJECT / "download_data.sh", *(["zip", archive] if archive else ["synthetic"])],
+            check=True,
+            env=os.environ | {"CATSDOGS_DATA": str(folder)},
+            stdout=subprocess.DEVNULL,
+        )
+    return folder
+
+
+def merged(before: dict, result: dict) -> dict:
+    """The published result `before`, with the rows of what `result` measured anew in place of those it had.
+
+    Ends the program where the two are not of the same machine and photos, whose rows cannot stand in one table.
+    """
+    for fact in ("machine", "photos", "synthetic", "versions"):
+        if before[fact] != result[fact]:
+            sys.exit(
+                f"the published rows are of another {fact} ({before[fact]}, now {result[fact]}): measure all of them"
+            )
+    anew = {line["measurement"] for line in result["rows"]}
+    rows = {
+        name: [
+            line
+            for line in (result if name in anew else before)["rows"]
+            if line["measurement"] == name
+        ]
+        for name in ROWS
+    }
+    return result | {"rows": [line for lines in rows.values() for line in lines]}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
+    parser.add_argument(
+        "measurements", nargs="*", metavar="MEASUREMENT", help=f"of {', '.join(MEASUREMENTS)}; all"
+    )
+    parser.add_argument("--publish", action="store_true", help="keep the result in benchmarks/")
+    parser.add_argument("--child", help=argparse.SUPPRESS)
+    arguments = parser.parse_args()
+    if arguments.child:
+        return child(arguments.child)
+    chosen = arguments.measurements or list(MEASUREMENTS)
+    if unknown := set(chosen) - set(MEASUREMENTS):
+        parser.error(f"{', '.join(sorted(unknown))}: choose of {', '.join(MEASUREMENTS)}")
+
+    from catsdogs import backend, paths
+    from catsdogs.analysis import plots
+    from catsdogs.data import dataset
+    from catsdogs.training import records
+    from tools import report
+
+    archive, originals = (
+        os.environ.get(f"CATSDOGS_BENCH_{name}") for name in ("ARCHIVE", "ORIGINALS")
+    )
+    with tempfile.TemporaryDirectory() as scratch:
+        folders = [get_photos(archive, Path(scratch, "training"))]
+        if originals:
+            folders.append(get_photos(originals, Path(scratch, "originals")))
+        os.environ["CATSDOGS_DATA"] = str(folders[0])
+        synthetic, count = dataset.is_synthetic(), len(good_photos())
+        if "sprint" in chosen and (synthetic or count < 9_900):
+            chosen.remove("sprint")
+            print("No sprint: it needs the real photos numbered 1 to 5000 of each class.")
+        result = {
+            "machine": f"{backend.device()} ({records.processor()})",
+            "photos": count,
+            "synthetic": synthetic,
+            "versions": records.versions(),
+            "rows": [],
+        }
+        for name in chosen:
+            # The originals are few: they are for what depends on the size of the files.
+            for folder in folders if name in ("reading", "epoch") else folders[:1]:
+                os.environ["CATSDOGS_DATA"] = str(folder)
+                result["rows"] += [line | {"measurement": name} for line in ROWS[name]()]
+        os.environ["CATSDOGS_DATA"] = str(folders[0])
+    build = paths.PROJECT / "benchmarks" if arguments.publish else paths.PROJECT / "build"
+    build.mkdir(exist_ok=True)
+    if arguments.publish and arguments.measurements:
+        result = merged(json.loads((build / "bench.json").read_text()), result)
+    figure = plots.comparison(
+        [line for line in result["rows"] if line["speedup"]], title=result["machine"]
+    )
+    (build / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
+    figure.savefig(build / "bench.png")
+    print(
+        f"\n{count:,} {'synthetic photos' if synthetic else 'photos'}, {result['machine']}\n\n{report.speed_table(result['rows'])}"
+    )
+
+
+if __name__ == "__main__":
+    main()
