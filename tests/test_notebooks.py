@@ -1,4 +1,5 @@
-"""The notebooks: run top to bottom on synthetic photos, and fit to be shared as they are committed."""
+"""The notebooks: run top to bottom on synthetic photos, and fit to be shared as they are
+committed."""
 
 import http.server
 import json
@@ -134,7 +135,8 @@ def test_every_figure_is_shown(executed, name):
             and "import" not in cell.source
             and "interact" not in cell.source
         ):
-            # The synthetic sample has no duplicates to show; no address is given, and nothing uploaded; a definition draws later.
+            # The synthetic sample has no duplicates to show; no address is given, and nothing
+            # uploaded; a definition draws later.
             if any(
                 text in cell.source
                 for text in ("if both", "if URL", "FileUpload", "def train_model")
@@ -228,7 +230,8 @@ def test_a_notebook_that_needs_what_is_not_installed_says_so_and_the_others_run(
     ] == ["01", "02", "03", "04"]
 
 
-# --- as they are committed -------------------------------------------------------------------------
+# --- as they are committed
+# -------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -312,11 +315,13 @@ def test_the_first_cell_finds_the_project_or_fetches_it(name, tmp_path, bare_pyt
         assert fetched.stdout.split()[-1:] == [str(tmp_path / "cats-vs-dogs")], fetched.stderr
 
 
-# --- classifying, in the notebook ------------------------------------------------------------------
+# --- classifying, in the notebook
+# ------------------------------------------------------------------
 
 
 def test_new_photos_from_a_folder_and_from_the_web(synthetic_data, tmp_path, monkeypatch):
-    """Without any photos of the project's, with the model that ships: a folder, a bad file in it, and an address."""
+    """Without any photos of the project's, with the model that ships: a folder, a bad file in it,
+    and an address."""
     monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "data"))
     album = tmp_path / "album"
     album.mkdir()

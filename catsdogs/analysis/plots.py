@@ -414,6 +414,17 @@ def sizes(table) -> Figure:
     return figure
 
 
+@_styled
+def learning_rate(schedule, steps: int, steps_per_epoch: int) -> Figure:
+    """The learning rate by epoch: `schedule` is a Keras schedule over `steps` training steps."""
+    figure, axis = _figure(width=6.4, height=2.6)
+    shown = np.linspace(0, steps, 200).astype(int)
+    axis.plot(shown / steps_per_epoch, [float(schedule(step)) for step in shown], color=VAL, lw=2)
+    axis.set(title="Learning rate", xlabel="epoch", xlim=(0, steps / steps_per_epoch))
+    axis.set_ylim(0, None)
+    return figure
+
+
 def to_png(figure: Figure) -> bytes:
     """A figure as a PNG file; the figure is closed."""
     content = io.BytesIO()
