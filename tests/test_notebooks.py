@@ -1,6 +1,6 @@
-"""The notebooks: run top to bottom on synthetic photos, and fit to be shared as they are
-committed."""
+"""The notebooks: run top to bottom on synthetic photos, and fit to share as they are committed."""
 
+import ast
 import http.server
 import json
 import os
@@ -11,6 +11,7 @@ import threading
 
 import nbformat
 import pytest
+from papermill import inspect_notebook
 
 from catsdogs import cli as command_line
 from catsdogs import notebooks, paths
@@ -26,6 +27,7 @@ TINY_TWO_CONV = TWO_CONV | {
     "EPOCHS": 2,
     "FILTERS": [4, 8],
     "DENSE_UNITS": 8,
+    "LEAVE_OUT": True,
 }
 TINY_RESIDUAL = RESIDUAL | {
     "IMAGE_SIZE": 40,
@@ -84,6 +86,20 @@ RUN = [
 ]
 
 
+#: Cells that a test adds to the copy it runs: what a notebook writes out is what the package has.
+CHECKS = {
+    "02_train_the_cnn.ipynb": """
+assert fit.key(hyperparameters, dataset, build=build) == fit.key(hyperparameters, dataset) == run_key
+theirs = fit.learning_rate_schedule(LEARNING_RATE, steps, WARMUP)
+rates = [[float(rate(step)) for step in range(steps + 1)] for rate in (schedule, theirs)]
+assert rates[0] == rates[1] and max(rates[0]) == np.float32(LEARNING_RATE)
+configs = [one.get_config() for one in (optimizer, fit.optimizer(hyperparameters, steps_per_epoch))]
+assert configs[0] == configs[1]
+print("the package has the same network, schedule and optimizer")
+""",
+}
+
+
 @pytest.fixture(scope="module")
 def executed(synthetic_data, tmp_path_factory):
     """All notebooks run in order, as `make run` runs them, with small parameters."""
@@ -93,9 +109,36 @@ def executed(synthetic_data, tmp_path_factory):
         patch.setenv("CATSDOGS_MODELS", str(folder / "models"))
         for name in NOTEBOOKS:
             if not MISSING[name]:
-                notebooks.run(paths.PROJECT / "notebooks" / name, folder, SMALL[name])
+                notebooks.run(with_checks(name, folder / "to run"), folder, SMALL[name])
         record = records.read("cats_vs_dogs_synthetic")
     return folder, record
+
+
+def with_checks(name, folder):
+    """The notebook `name`, or a copy of it in `folder` with a cell of `CHECKS` at its end."""
+    notebook = paths.PROJECT / "notebooks" / name
+    if name not in CHECKS:
+        return notebook
+    content = nbformat.read(notebook, 4)
+    content.cells.append(nbformat.v4.new_code_cell("import numpy as np\n" + CHECKS[name]))
+    folder.mkdir(exist_ok=True)
+    nbformat.write(content, folder / name)
+    return folder / name
+
+
+def test_notebook_02_writes_out_what_the_package_has(executed):
+    folder, _ = executed
+    assert outputs(folder, "02_train_the_cnn.ipynb")[-1].text.startswith("the package has the same")
+
+
+def test_the_defaults_of_notebook_02_are_those_of_the_package():
+    notebook = paths.PROJECT / "notebooks" / "02_train_the_cnn.ipynb"
+    defaults = {name: found["default"] for name, found in inspect_notebook(notebook).items()}
+    assert eval(defaults.pop("AUGMENTATION")) == fit.TWO_CONV["AUGMENTATION"]
+    for name, value in fit.TWO_CONV.items():
+        if name not in ("NETWORK", "AUGMENTATION"):
+            assert ast.literal_eval(defaults[name]) == value, name
+    assert set(defaults) - set(fit.TWO_CONV) == {"SPLIT", "SEED", "PRECISION", "NAME", "RESUME"}
 
 
 def outputs(folder, name, tag=None):

@@ -4,6 +4,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 
 from catsdogs import backend
+from catsdogs.analysis import audit
 from catsdogs.backend import keras
 from catsdogs.data.dataset import Dataset, Photos
 from catsdogs.networks import augment, cnn
@@ -91,6 +92,16 @@ class Run:
     seconds: float
     key: str
     interrupted: bool
+
+
+def open_dataset(hyperparameters: dict, *, progress: bool = True) -> Dataset:
+    """The photos that `hyperparameters` name: ``SPLIT`` and ``IMAGE_SIZE``.
+
+    With ``LEAVE_OUT``, the training photos whose label notebook 09 found wrong are left out.
+    """
+    p = hyperparameters
+    leave_out = audit.not_right() if p.get("LEAVE_OUT") else ()
+    return Dataset(p["SPLIT"], p["IMAGE_SIZE"], leave_out=leave_out, progress=progress)
 
 
 def learning_rate_schedule(
