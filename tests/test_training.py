@@ -49,8 +49,7 @@ def small_model(size=16):
     )
 
 
-# --- augmentation
-# ----------------------------------------------------------------------------------
+# --- augmentation ---------------------------------------------------------------------------------
 
 
 def test_augmentation_does_nothing_outside_training():
@@ -200,8 +199,7 @@ def test_an_unknown_strength_says_which_there_are():
         augment.augmentation("heavy")
 
 
-# --- photos left out, and runs found again
-# ----------------------------------------------------------
+# --- photos left out, and runs found again --------------------------------------------------------
 
 
 def test_training_photos_can_be_left_out_and_others_cannot(synthetic_data, monkeypatch):
@@ -291,8 +289,7 @@ def test_the_networks_on_record_are_those_of_the_package(name):
     assert run_key(model, record["hyperparameters"], record["data"]) == record["run_key"]
 
 
-# --- the order of photos
-# ---------------------------------------------------------------------------
+# --- the order of photos --------------------------------------------------------------------------
 
 
 def test_every_epoch_has_every_photo_once_in_another_order():
@@ -320,8 +317,7 @@ def test_a_batch_has_the_labels_of_its_photos():
         assert photos.labels[index] == label
 
 
-# --- training, killed and resumed
-# ------------------------------------------------------------------
+# --- training, killed and resumed -----------------------------------------------------------------
 
 RUN =
 """
@@ -564,8 +560,7 @@ def test_filters_that_cannot_be_whitened_say_why():
         whitening.whiten(convolution, some_photos().images)
 
 
-# --- saving
-# ----------------------------------------------------------------------------------------
+# --- saving ---------------------------------------------------------------------------------------
 
 
 def test_both_formats_reload_and_the_record_is_the_models(synthetic):
@@ -614,8 +609,7 @@ def test_missing_records_say_what_to_do(empty):
         records.read("none")
 
 
-# --- Grad-CAM
-# --------------------------------------------------------------------------------------
+# --- Grad-CAM -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
