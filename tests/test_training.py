@@ -319,8 +319,7 @@ def test_a_batch_has_the_labels_of_its_photos():
 
 # --- training, killed and resumed -----------------------------------------------------------------
 
-RUN =
-"""
+RUN = """
 import sys; sys.path.insert(0, {tests!r})
 from test_training import run
 run(epochs={epochs}, sleep={sleep})

@@ -90,7 +90,7 @@ class Checkpoint(keras.callbacks.Callback):
         elif self.interrupted:
             print(
                 f"Stopped after epoch {self.epochs_done} of {self.params['epochs']}; the model has "
-                f"the weights of epoch {self.best_epoch}, the best so far. Run this again to resume."
+                f"the weights of epoch {self.best_epoch}, the best so far. Run it again to resume."
             )
 
     def _variables(self):
