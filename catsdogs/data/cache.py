@@ -13,8 +13,14 @@ from catsdogs import files, paths
 from catsdogs.data.decode import RESIZING, decode_all
 
 
-def load_pixels(photos: Sequence[str], contents: Sequence[str], size: int, *, folder: Path | None = None,
-                progress: bool = True) -> np.ndarray:
+def load_pixels(
+    photos: Sequence[str],
+    contents: Sequence[str],
+    size: int,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> np.ndarray:
     """The pixels of `photos` as a read-only, memory-mapped uint8 array of shape (photos, size, size, 3).
 
     `photos` are paths below `folder` (by default ``data/PetImages``) and `contents` the SHA-256 of each
@@ -36,12 +42,18 @@ def load_pixels(photos: Sequence[str], contents: Sequence[str], size: int, *, fo
         _write(path, folder, photos, shape, progress)
         pixels = _open(path, shape)
         if pixels is None:
-            raise OSError(f"{paths.shown(path)} was written and reads back differently: is the disk failing or full?")
+            raise OSError(
+                f"{paths.shown(path)} was written and reads back differently: is the disk failing or full?"
+            )
     return pixels
 
 
 def _key(photos, contents, size):
-    lines = [RESIZING, str(size), *(f"{photo} {content}" for photo, content in zip(photos, contents, strict=True))]
+    lines = [
+        RESIZING,
+        str(size),
+        *(f"{photo} {content}" for photo, content in zip(photos, contents, strict=True)),
+    ]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
@@ -76,11 +88,21 @@ def _write(path, folder, photos, shape, progress):
     with files.replacing(path, sync=True) as partial:
         pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
         decoded = decode_all((folder / photo for photo in photos), size)
-        for index, pixels_of_one in enumerate(tqdm(decoded, total=len(photos), unit=" photos", disable=not progress,
-                                                   desc=f"Decoding to {size}×{size}", mininterval=0.5)):
+        for index, pixels_of_one in enumerate(
+            tqdm(
+                decoded,
+                total=len(photos),
+                unit=" photos",
+                disable=not progress,
+                desc=f"Decoding to {size}×{size}",
+                mininterval=0.5,
+            )
+        ):
             pixels[index] = pixels_of_one
         pixels.flush()
         del pixels
         crc = _checksum(partial)
     # The checksum is written last: an array without one is never used.
-    files.write(path.with_suffix(".json"), json.dumps({"crc32": crc, "shape": shape, "resizing": RESIZING}))
+    files.write(
+        path.with_suffix(".json"), json.dumps({"crc32": crc, "shape": shape, "resizing": RESIZING})
+    )

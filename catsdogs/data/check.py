@@ -16,10 +16,28 @@ from catsdogs.parallel import map_in_threads
 #: Raise when a column's meaning changes, so that tables of an older kind are made anew.
 _VERSION = 2
 _FILE = ["photo", "label", "number", "bytes", "modified"]  # what a folder says of a file
-_FOUND = ["width", "height", "jfif", "sha256", "hash", "flipped_hash", "problem"]  # what reading it says
+_FOUND = [
+    "width",
+    "height",
+    "jfif",
+    "sha256",
+    "hash",
+    "flipped_hash",
+    "problem",
+]  # what reading it says
 _COLUMNS = _FILE + _FOUND
-_TYPES = {"photo": str, "bytes": "int64", "modified": "int64", "width": "int64", "height": "int64", "jfif": bool, "sha256": str,
-          "hash": str, "flipped_hash": str, "problem": str}
+_TYPES = {
+    "photo": str,
+    "bytes": "int64",
+    "modified": "int64",
+    "width": "int64",
+    "height": "int64",
+    "jfif": bool,
+    "sha256": str,
+    "hash": str,
+    "flipped_hash": str,
+    "problem": str,
+}
 
 
 def check_photos(folder: Path | None = None, *, progress: bool = True) -> pd.DataFrame:
@@ -51,10 +69,25 @@ def check_photos(folder: Path | None = None, *, progress: bool = True) -> pd.Dat
     table = found.merge(known, how="left", on=["photo", "bytes", "modified"], indicator="known")
     todo = found[(table.pop("known") == "left_only").to_numpy()]
     if len(todo):
-        examined = map_in_threads(lambda row: _examine(folder, row), todo.to_dict("records"), chunk=8)
-        rows = list(tqdm(examined, total=len(todo), unit=" photos", desc="Checking", disable=not progress, mininterval=0.5))
+        examined = map_in_threads(
+            lambda row: _examine(folder, row), todo.to_dict("records"), chunk=8
+        )
+        rows = list(
+            tqdm(
+                examined,
+                total=len(todo),
+                unit=" photos",
+                desc="Checking",
+                disable=not progress,
+                mininterval=0.5,
+            )
+        )
         fresh = pd.DataFrame(rows, columns=_COLUMNS)
-        table = pd.concat([table.drop(index=todo.index), fresh], ignore_index=True) if len(fresh) < len(table) else fresh
+        table = (
+            pd.concat([table.drop(index=todo.index), fresh], ignore_index=True)
+            if len(fresh) < len(table)
+            else fresh
+        )
     table = table[_COLUMNS].sort_values(["label", "number"], ignore_index=True)
     table = table.astype({name: kind for name, kind in _TYPES.items() if kind is not str})
     if len(todo) or len(known) != len(found):
@@ -83,8 +116,13 @@ def _files(folder):
             stem, dot, ending = entry.name.rpartition(".")
             if ending.lower() == "jpg" and stem.isascii() and stem.isdigit() and entry.is_file():
                 facts = entry.stat()
-                yield {"photo": f"{directory.name}/{entry.name}", "label": label, "number": int(stem),
-                       "bytes": facts.st_size, "modified": facts.st_mtime_ns}
+                yield {
+                    "photo": f"{directory.name}/{entry.name}",
+                    "label": label,
+                    "number": int(stem),
+                    "bytes": facts.st_size,
+                    "modified": facts.st_mtime_ns,
+                }
 
 
 def _examine(folder, row):
@@ -109,14 +147,20 @@ def _examine(folder, row):
 
 def _table_path(folder):
     # Another folder than the project's own gets tables of its own.
-    name = "" if folder == paths.photos() else "-" + hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+    name = (
+        ""
+        if folder == paths.photos()
+        else "-" + hashlib.sha256(str(folder.resolve()).encode()).hexdigest()[:8]
+    )
     return paths.tables() / f"photos-v{_VERSION}{name}.csv"
 
 
 def _known(folder):
     """The rows of an earlier check; none where the table is missing or unreadable."""
     try:
-        table = pd.read_csv(_table_path(folder), usecols=list(_TYPES), keep_default_na=False, dtype=_TYPES)
+        table = pd.read_csv(
+            _table_path(folder), usecols=list(_TYPES), keep_default_na=False, dtype=_TYPES
+        )
         return table.drop_duplicates(["photo", "bytes", "modified"])
     except (OSError, ValueError):
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _TYPES.items()})

@@ -47,7 +47,14 @@ class Dataset:
     are too few for.
     """
 
-    def __init__(self, split: str = "full", image_size: int = 64, *, leave_out: Collection[str] = (), progress: bool = True):
+    def __init__(
+        self,
+        split: str = "full",
+        image_size: int = 64,
+        *,
+        leave_out: Collection[str] = (),
+        progress: bool = True,
+    ):
         self.split, self.image_size, self.progress = split, image_size, progress
         self.table = check.check_photos(progress=progress)
         self.pairs = splits.known_duplicates(self.table)
@@ -77,12 +84,19 @@ class Dataset:
 
     def describe(self) -> dict:
         """What a run record says of the photos: source, split, photos per subset, fingerprint."""
-        return {"source": "synthetic" if is_synthetic() else "asirra", "split": self.split,
-                "photos": {subset: int((self.rows.subset == subset).sum()) for subset in splits.SUBSETS},
-                "fingerprint": self.fingerprint}
+        return {
+            "source": "synthetic" if is_synthetic() else "asirra",
+            "split": self.split,
+            "photos": {
+                subset: int((self.rows.subset == subset).sum()) for subset in splits.SUBSETS
+            },
+            "fingerprint": self.fingerprint,
+        }
 
     def __repr__(self):
-        counts = ", ".join(f"{count:,} {subset}" for subset, count in self.describe()["photos"].items())
+        counts = ", ".join(
+            f"{count:,} {subset}" for subset, count in self.describe()["photos"].items()
+        )
         return f"Dataset({self.split!r}, {self.image_size}): {counts} photos"
 
     def _photos(self, subset):
@@ -98,10 +112,14 @@ class Dataset:
         # All good photos are in one cache, whatever their subset, so that all splits share it. They are in the order of
         # `full`'s subsets: one of those is a slice of the mapped file then, and takes no memory of its own.
         try:
-            order = splits.split_photos(self.table, self.pairs, "full").sort_values("subset", kind="stable")
+            order = splits.split_photos(self.table, self.pairs, "full").sort_values(
+                "subset", kind="stable"
+            )
         except ValueError:  # too few photos for `full`, which this split can do with
             order = self.rows
-        pixels = cache.load_pixels(list(order.photo), list(order.sha256), self.image_size, progress=self.progress)
+        pixels = cache.load_pixels(
+            list(order.photo), list(order.sha256), self.image_size, progress=self.progress
+        )
         return pd.Series(np.arange(len(order)), index=order.photo), pixels
 
 
@@ -128,7 +146,10 @@ def examples(count: int = 12) -> tuple[list[Path], str]:
         tests = rows[rows.subset == "test"]
         half = -(-count // 2)
         # Where there are fewer of one than asked for, as many of each as there are of that.
-        by_class = [group.sample(min(half, len(group)), random_state=0).photo for _, group in tests.groupby("label")]
+        by_class = [
+            group.sample(min(half, len(group)), random_state=0).photo
+            for _, group in tests.groupby("label")
+        ]
         chosen = [paths.photos() / photo for pair in zip(*by_class) for photo in pair]
         return chosen[:count], "synthetic test photos" if is_synthetic() else "test photos"
     from catsdogs.data import synthetic
@@ -139,4 +160,3 @@ def examples(count: int = 12) -> tuple[list[Path], str]:
         chosen.append(folder / f"{CLASS_NAMES[index % 2]}-{index // 2 + 1}.jpg")
         synthetic.draw(index % 2, rng).save(chosen[-1])
     return chosen, "synthetic photos made on the spot, as there are none in data/"
-

@@ -22,7 +22,9 @@ RESIZING = "stretch-bilinear-2"
 
 # Pillow warns of odd metadata, of which this archive has much. (Set once: catching warnings is not safe in threads.)
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is a limit of our own
+warnings.filterwarnings(
+    "ignore", category=Image.DecompressionBombWarning
+)  # there is a limit of our own
 
 if importlib.util.find_spec("pillow_heif"):
     import pillow_heif
@@ -31,15 +33,30 @@ if importlib.util.find_spec("pillow_heif"):
 
 Image.init()
 #: What is read, in Pillow's names. Others are refused: some that Pillow knows start another program, such as Ghostscript.
-FORMATS = [name for name in ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "HEIF") if name in Image.OPEN]
+FORMATS = [
+    name
+    for name in ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "HEIF")
+    if name in Image.OPEN
+]
 #: The same in words.
 ACCEPTED = f"JPEG, PNG, WebP, GIF, AVIF, BMP{', TIFF or HEIC' if 'HEIF' in FORMATS else ' or TIFF'}"
 
 
 #: How to turn a photo upright, by EXIF's number for how the camera was held; 1 is upright already.
-_TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
-                         Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
-                         Image.Transpose.ROTATE_90), 2))
+_TURNS = dict(
+    enumerate(
+        (
+            Image.Transpose.FLIP_LEFT_RIGHT,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.TRANSVERSE,
+            Image.Transpose.ROTATE_90,
+        ),
+        2,
+    )
+)
 
 
 class PhotoError(ValueError):
@@ -66,7 +83,9 @@ def read_image(source) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise PhotoTooLarge(f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
+            raise PhotoTooLarge(
+                f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million"
+            )
         if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MAX_SCANS:
             raise PhotoError(f"damaged: a JPEG of more than {MAX_SCANS} scans")
         image.load()
@@ -74,9 +93,17 @@ def read_image(source) -> Image.Image:
     except PhotoError:
         raise
     except UnidentifiedImageError:
-        if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        if content[4:8] == b"ftyp" and content[8:12] in (
+            b"heic",
+            b"heix",
+            b"hevc",
+            b"mif1",
+            b"msf1",
+        ):
             raise PhotoError("a HEIC photo: pip install pillow-heif, and it can be read") from None
-        raise PhotoError(f"no photo: it starts with {repr(content[:12])[1:]}; expected {ACCEPTED}") from None
+        raise PhotoError(
+            f"no photo: it starts with {repr(content[:12])[1:]}; expected {ACCEPTED}"
+        ) from None
     except Image.DecompressionBombError:
         raise PhotoTooLarge(f"more than {MAX_PIXELS // 10**6} million pixels") from None
     except MemoryError:
@@ -102,7 +129,9 @@ def decode(source, size: int) -> np.ndarray:
     return resize(read_image(source), size)
 
 
-def decode_all(sources: Iterable, size: int, *, errors: str = "raise") -> Iterator[np.ndarray | PhotoError]:
+def decode_all(
+    sources: Iterable, size: int, *, errors: str = "raise"
+) -> Iterator[np.ndarray | PhotoError]:
     """`decode` each of `sources`, in their order, on all cores.
 
     With ``errors="return"``, a photo that cannot be used yields its `PhotoError` in place of an array;
@@ -131,7 +160,11 @@ def resize(image, size: int) -> np.ndarray:
 
 def _content(source):
     if not isinstance(source, (str, os.PathLike)):
-        content = bytes(source if isinstance(source, (bytes, bytearray, memoryview)) else source.read(MAX_BYTES + 1))
+        content = bytes(
+            source
+            if isinstance(source, (bytes, bytearray, memoryview))
+            else source.read(MAX_BYTES + 1)
+        )
         if len(content) > MAX_BYTES:
             raise PhotoTooLarge(f"more than {MAX_BYTES // 10**6} MB")
         return content
@@ -144,7 +177,9 @@ def _content(source):
         raise PhotoError("no such file") from None
     except IsADirectoryError:
         may = os.access(source, os.R_OK | os.X_OK)
-        raise PhotoError("a folder, not a photo" if may else "a folder that may not be read") from None
+        raise PhotoError(
+            "a folder, not a photo" if may else "a folder that may not be read"
+        ) from None
     except OSError as error:
         raise PhotoError(f"cannot be read: {error.strerror}") from None
 
@@ -161,7 +196,9 @@ def _upright(image):
 def _to_rgb(image):
     if image.mode.startswith("I;16") or image.mode == "I":
         # Pillow reads 16-bit grey as integers up to 65535 and would clip, not scale, them.
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        return Image.fromarray(
+            (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+        ).convert("RGB")
     if image.mode == "F":
         raise PhotoError("floating-point pixels, whose range is not known")
     if "A" in image.getbands() or "transparency" in image.info:

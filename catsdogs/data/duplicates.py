@@ -47,11 +47,27 @@ def find_duplicates(table: pd.DataFrame, folder: Path | None = None) -> pd.DataF
             if correlation >= MIN_CORRELATION:
                 found[first, second] = (is_flipped, distance, correlation)
     return pd.DataFrame(
-        [{"first": good.photo[a], "second": good.photo[b], "exact": good.sha256[a] == good.sha256[b],
-          "flipped": is_flipped, "hash_distance": distance, "correlation": correlation,
-          "labels_differ": good.label[a] != good.label[b]}
-         for (a, b), (is_flipped, distance, correlation) in sorted(found.items())],
-        columns=["first", "second", "exact", "flipped", "hash_distance", "correlation", "labels_differ"],
+        [
+            {
+                "first": good.photo[a],
+                "second": good.photo[b],
+                "exact": good.sha256[a] == good.sha256[b],
+                "flipped": is_flipped,
+                "hash_distance": distance,
+                "correlation": correlation,
+                "labels_differ": good.label[a] != good.label[b],
+            }
+            for (a, b), (is_flipped, distance, correlation) in sorted(found.items())
+        ],
+        columns=[
+            "first",
+            "second",
+            "exact",
+            "flipped",
+            "hash_distance",
+            "correlation",
+            "labels_differ",
+        ],
     )
 
 
@@ -67,7 +83,7 @@ def group_duplicates(photos: pd.Series, pairs: pd.DataFrame) -> np.ndarray:
 def _close(hashes, others):
     """Pairs (i, j, bits), i < j, of hashes[i] and others[j] that differ in few bits."""
     for start in range(0, len(hashes), 512):  # all at once would take gigabytes
-        distances = np.bitwise_count(hashes[start:start + 512, None] ^ others[None])
+        distances = np.bitwise_count(hashes[start : start + 512, None] ^ others[None])
         firsts, seconds = np.nonzero(distances <= MAX_HASH_DISTANCE)
         for first, second in zip(firsts, seconds):
             if start + first < second:

@@ -34,7 +34,9 @@ def split_photos(table: pd.DataFrame, pairs: pd.DataFrame, split: str = "full") 
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not known: choose one of {', '.join(SPLITS)}")
-    rows = table.loc[table.problem == "", ["photo", "label", "number", "sha256"]].reset_index(drop=True)
+    rows = table.loc[table.problem == "", ["photo", "label", "number", "sha256"]].reset_index(
+        drop=True
+    )
     rows["group"] = duplicates.group_duplicates(rows.photo, pairs)
     if split == "baseline-8000":
         rows = rows[rows.number.between(1, 5000)].reset_index(drop=True)
@@ -49,8 +51,11 @@ def split_photos(table: pd.DataFrame, pairs: pd.DataFrame, split: str = "full") 
             if counts.get((subset, label), 0) == 0:
                 raise ValueError(
                     f"split {split!r} found no {name} photos for {subset!r} among {len(rows):,} good photos. "
-                    + ("It needs photos numbered 1 to 5000: use 'full' with fewer." if split == "baseline-8000"
-                       else "It needs at least ten consecutive numbers of each class.")
+                    + (
+                        "It needs photos numbered 1 to 5000: use 'full' with fewer."
+                        if split == "baseline-8000"
+                        else "It needs at least ten consecutive numbers of each class."
+                    )
                 )
     assert_no_overlap(rows)
     return rows[["photo", "label", "number", "sha256", "subset", "group"]]
@@ -61,7 +66,9 @@ def assert_no_overlap(rows: pd.DataFrame) -> None:
     for column in ("photo", "sha256", "group"):
         pairs = rows[[column, "subset"]].drop_duplicates()
         if (twice := pairs[column].duplicated()).any():
-            raise ValueError(f"{column} {pairs[column][twice].iloc[0]!r} is in more than one subset")
+            raise ValueError(
+                f"{column} {pairs[column][twice].iloc[0]!r} is in more than one subset"
+            )
 
 
 def prepare(split: str = "full", *, progress: bool = True) -> pd.DataFrame:
