@@ -1,4 +1,4 @@
-"""Photos as arrays: decoded and resized once per size, cached on disk, memory-mapped when opened."""
+"""The cache: photos decoded and resized once per size, kept on disk as arrays, memory-mapped."""
 
 import hashlib
 import json
@@ -61,7 +61,7 @@ def _key(photos, contents, size):
 
 
 def _open(path, shape):
-    """The array at `path`, or None unless it exists, has this shape, and its CRC-32 is the noted one."""
+    """The array at `path`, or None unless it exists, with this shape and the CRC-32 noted for it."""
     try:
         written = json.loads(path.with_suffix(".json").read_text())
         pixels = np.load(path, mmap_mode="r")

@@ -127,7 +127,10 @@ class Dataset:
 
 
 def source() -> dict:
-    """What ``data/source.json`` says of the photos: ``source`` (``"synthetic"`` for the synthetic sample), ``photos``, …"""
+    """What ``data/source.json`` says of the photos: ``source``, ``photos`` (how many) and more.
+
+    ``source`` is ``"synthetic"`` for the synthetic sample, ``"unknown"`` without that file.
+    """
     try:
         return json.loads(paths.source_file().read_text())
     except (OSError, ValueError):
@@ -135,20 +138,21 @@ def source() -> dict:
 
 
 def is_synthetic() -> bool:
-    """Whether the photos at hand are the synthetic sample, so that numbers and figures can say so."""
-    return source()["source"] in ("synthetic", "drawn")  # "drawn" is what earlier versions wrote
+    """Whether the photos are the synthetic sample, so that numbers and figures can say so."""
+    return source().get("source") in ("synthetic", "drawn")  # earlier versions wrote "drawn"
 
 
 def examples(count: int = 12) -> tuple[list[Path], str]:
-    """Paths of `count` photos to try a model on, or fewer, cats and dogs in turn, and in words what they are.
+    """Paths of `count` photos to try a model on, cats and dogs in turn, and in words what they are.
 
-    Test photos, which no model was trained on; where there are no photos at all, synthetic ones made on the spot.
+    They are test photos, which no model was trained on, or fewer if there are not as many. Without
+    any photos, synthetic ones are made on the spot.
     """
     if paths.photos().exists():
         rows = splits.prepare("full", progress=False)
         tests = rows[rows.subset == "test"]
         half = -(-count // 2)
-        # Where there are fewer of one than asked for, as many of each as there are of that.
+        # If one class has fewer than that, as many of each as it has.
         by_class = [
             group.sample(min(half, len(group)), random_state=0).photo
             for _, group in tests.groupby("label")

@@ -1,4 +1,4 @@
-"""Duplicates: photos that are the same picture, identical, re-encoded, resized, edited or flipped."""
+"""Find duplicates: photos of one picture, identical, re-encoded, resized, edited or flipped."""
 
 from pathlib import Path
 

@@ -70,7 +70,10 @@ def split_photos(table: pd.DataFrame, pairs: pd.DataFrame, split: str = "full") 
 
 
 def assert_no_overlap(rows: pd.DataFrame) -> None:
-    """Raise `ValueError` if a photo, a file's content or a group of duplicates is in two subsets."""
+    """Raise `ValueError` if a photo, a file's content or a group of duplicates is in two subsets.
+
+    `rows` has the columns ``photo``, ``sha256``, ``group`` and ``subset``.
+    """
     subset = pd.factorize(rows.subset)[0]
     for column in ("photo", "sha256", "group"):
         value, names = pd.factorize(rows[column])
@@ -93,9 +96,9 @@ def prepare(split: str = "full", *, progress: bool = True) -> pd.DataFrame:
 
 
 def known_duplicates(table: pd.DataFrame) -> pd.DataFrame:
-    """`catsdogs.data.duplicates.find_duplicates` for the project's photos, cached in ``data/tables``.
+    """`find_duplicates` of `catsdogs.data.duplicates` for the project's photos, cached on disk.
 
-    The file's name has a hash of the photos and of the limits: for different ones it is made anew.
+    It is in ``data/tables``. The file's name has a hash of the photos and of the limits: for different ones it is made anew.
     """
     limits = f"{duplicates.MAX_HASH_DISTANCE} {duplicates.MIN_CORRELATION}"
     key = _digest(map("".join, zip(table.photo, table.sha256)), limits)[:12]
