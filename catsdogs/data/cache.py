@@ -61,7 +61,7 @@ def _key(photos, contents, size):
 
 
 def _open(path, shape):
-    """The array at `path`, or None unless it exists, with this shape and the CRC-32 noted for it."""
+    """The array at `path`, or None unless it exists with this shape and its noted CRC-32."""
     try:
         written = json.loads(path.with_suffix(".json").read_text())
         pixels = np.load(path, mmap_mode="r")

@@ -98,7 +98,8 @@ def prepare(split: str = "full", *, progress: bool = True) -> pd.DataFrame:
 def known_duplicates(table: pd.DataFrame) -> pd.DataFrame:
     """`find_duplicates` of `catsdogs.data.duplicates` for the project's photos, cached on disk.
 
-    It is in ``data/tables``. The file's name has a hash of the photos and of the limits: for different ones it is made anew.
+    The table is in ``data/tables``, under a name with a hash of the photos and of the limits: for
+    different ones it is made anew.
     """
     limits = f"{duplicates.MAX_HASH_DISTANCE} {duplicates.MIN_CORRELATION}"
     key = _digest(map("".join, zip(table.photo, table.sha256)), limits)[:12]
