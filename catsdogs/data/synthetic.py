@@ -1,14 +1,13 @@
-"""Draw cats and dogs, to try the notebooks, the tests and CI with no photos and no network.
+"""The synthetic sample: cats and dogs to try notebooks, tests and CI on, without photos or network.
 
-The drawings stand in for the photos, with the same folders and file names. Coat, eye and nose
-colours, backgrounds, light and noise come from the same distributions for both classes. What tells a cat
-from a dog is the shape of its ears, muzzle, skull, pupils, legs and tail, its whiskers, and how often the
-tongue shows. Every such trait is a number from 0 (the cat's) to 1 (the dog's), and now and then an animal
-borrows one from the other class, so that a small network has much to learn and still makes mistakes.
+It stands in for the photos, with the same folders and file names. Coat, eye and nose colors,
+backgrounds, light and noise come from the same distributions for both classes. What tells a cat
+from a dog is the shape of its ears, muzzle, skull, pupils, legs and tail, its whiskers, and how
+often the tongue shows. Every such trait is a number from 0 (the cat's) to 1 (the dog's), and now
+and then an animal borrows one from the other class, so that a small network has much to learn and
+still makes mistakes.
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -16,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from catsdogs import CLASS_NAMES
+from catsdogs.parallel import map_in_threads
 
 try:
     from tqdm.auto import tqdm
@@ -26,7 +26,7 @@ except ImportError:  # drawing needs no progress bar
 SUPERSAMPLING = 2
 
 #: How often a trait is the other class's, and how far traits spread around their own class's value:
-#: with the hiding and the light below, these two set how hard the drawings are.
+#: with `hide` and `photographed` below, these two set how hard the task is.
 BORROWED = 0.04
 SPREAD = 0.12
 
@@ -74,15 +74,15 @@ class Easel:
     canvas: Image.Image
     coat: Image.Image  # as large as the canvas: the fur to paste through each part's outline
     shade: Image.Image  # the same fur in shadow
-    light: tuple  # colour of the muzzle, the paws and the bib
-    line: tuple  # colour of the outlines
-    fluff: float  # how far hairs stand out of an outline, as a part of the outline's size
+    light: tuple  # color of the muzzle, the paws and the bib
+    line: tuple  # color of the outlines
+    fluff: float  # how far hairs stick out of an outline, as a fraction of the outline's size
     matrix: np.ndarray  # 2x3: from the animal's units to the canvas's pixels
     rng: np.random.Generator
 
 
 def draw(label: int, rng: np.random.Generator) -> Image.Image:
-    """One RGB drawing, 200 to 320 pixels a side, of a cat (label 0) or a dog (label 1)."""
+    """An RGB image of a cat (label 0) or a dog (label 1), 200 to 320 pixels per side."""
     width, height = (int(side) for side in rng.integers(200, 321, 2))
     size = width * SUPERSAMPLING, height * SUPERSAMPLING
     canvas = background(rng, size)
@@ -113,8 +113,8 @@ def draw(label: int, rng: np.random.Generator) -> Image.Image:
 def write(folder: Path, per_class: int = 240, seed: int = 0, progress: bool = True) -> int:
     """Write ``Cat/1.jpg`` ... and ``Dog/1.jpg`` ... under ``folder``; return how many were written.
 
-    A drawing depends on ``seed``, its class and its number alone: asking for more adds to those
-    there are and changes none.
+    An image depends on ``seed``, its class and its number alone: asking for more adds to those that
+    exist and changes none.
     """
     folder = Path(folder)
     for name in CLASS_NAMES:
@@ -128,13 +128,12 @@ def write(folder: Path, per_class: int = 240, seed: int = 0, progress: bool = Tr
     jobs = [
         (label, number) for label in range(len(CLASS_NAMES)) for number in range(1, per_class + 1)
     ]
-    # Threads, not processes: Pillow and numpy release the lock for most of the work, and a notebook
+    # Threads, not processes: Pillow and NumPy release the lock for most of the work, and a notebook
     # can start threads safely whatever it has imported.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        steps = pool.map(write_one, jobs)
-        if progress and tqdm:
-            steps = tqdm(steps, total=len(jobs), desc="Drawing", unit=" photos", disable=None)
-        return sum(1 for _ in steps)
+    steps = map_in_threads(write_one, jobs, chunk=4)
+    if progress and tqdm:
+        steps = tqdm(steps, total=len(jobs), desc="Drawing", unit=" photos", disable=None)
+    return sum(1 for _ in steps)
 
 
 def trait(label: int, rng: np.random.Generator) -> float:
@@ -148,7 +147,7 @@ def trait(label: int, rng: np.random.Generator) -> float:
 
 
 def placed(matrix, at, turn: float = 0.0, scale: float = 1.0, flip: bool = False) -> np.ndarray:
-    """``matrix`` moved to ``at``, turned by ``turn`` radians, scaled, mirrored; 2x3."""
+    """``matrix`` moved to ``at``, rotated by ``turn`` radians, scaled, flipped; 2x3."""
     cos, sin = np.cos(turn) * scale, np.sin(turn) * scale
     inner = np.array([[cos, -sin], [sin, cos]]) @ np.diag([-1.0 if flip else 1.0, 1.0])
     return np.column_stack(
@@ -171,7 +170,7 @@ def smooth(points, steps: int = 7) -> np.ndarray:
     return curve.reshape(-1, 2)
 
 
-def mirrored(half) -> np.ndarray:
+def symmetric(half) -> np.ndarray:
     """The closed outline whose right half, from top to bottom, is ``half``."""
     half = np.asarray(half, float)
     return np.concatenate([half, half[-2:0:-1] * (-1, 1)])
@@ -206,26 +205,26 @@ def on_canvas(easel: Easel, points) -> np.ndarray:
     return np.asarray(points) @ easel.matrix[:, :2].T + easel.matrix[:, 2]
 
 
-def ink(easel: Easel, points, colour) -> None:
-    """Fill a shape with one colour."""
+def ink(easel: Easel, points, color) -> None:
+    """Fill a shape with one color."""
     ImageDraw.Draw(easel.canvas).polygon(
-        [tuple(p) for p in on_canvas(easel, points)], fill=tuple(colour)
+        [tuple(p) for p in on_canvas(easel, points)], fill=tuple(color)
     )
 
 
-def stroke(easel: Easel, points, colour, width: float) -> None:
+def stroke(easel: Easel, points, color, width: float) -> None:
     """An open line, ``width`` in the animal's units."""
     pixels = max(1, round(width * np.linalg.norm(easel.matrix[:, 0])))
     ImageDraw.Draw(easel.canvas).line(
         [tuple(p) for p in on_canvas(easel, points)],
-        fill=tuple(colour),
+        fill=tuple(color),
         width=pixels,
         joint="curve",
     )
 
 
 def fur(easel: Easel, points, far: bool = False) -> None:
-    """Fill a shape with the coat: lit from above, in shadow where it curves away or where it is ``far``."""
+    """Fill a shape with the coat, lit from above: darker where it curves away, or if it is ``far``."""
     points = on_canvas(easel, points)
     if easel.fluff:
         middle = points.mean(0)
@@ -250,7 +249,7 @@ def fur(easel: Easel, points, far: bool = False) -> None:
 
 
 def volume(side: int = 64) -> Image.Image:
-    """How much shadow falls on each point of a round thing lit from above: an L image."""
+    """How much shadow falls on each point of a round body lit from above: an L image."""
     y, x = np.mgrid[-1 : 1 : side * 1j, -1 : 1 : side * 1j]
     return Image.fromarray(np.uint8(255 * np.clip(np.hypot(x, y + 0.3) - 0.55, 0, 0.75)))
 
@@ -258,7 +257,8 @@ def volume(side: int = 64) -> Image.Image:
 SHADING = volume()
 
 
-# The animal. Heads are in units of their half width; bodies of half their height or so. All face left.
+# The animal. Heads are in units of half their width, bodies of about half their height. All face
+# left.
 
 
 def head(easel: Easel, traits: dict, at, size: float, profile: bool) -> None:
@@ -271,11 +271,11 @@ def head(easel: Easel, traits: dict, at, size: float, profile: bool) -> None:
 def head_from_the_front(easel: Easel, traits: dict) -> None:
     rng = easel.rng
     skull = mix(*SKULLS, traits["skull"])
-    look = rng.uniform(-0.2, 0.2)  # the face turned a little: what stands out moves most
+    look = rng.uniform(-0.2, 0.2)  # the face is turned a little: what protrudes moves most
     floppy = traits["ears"] > 0.5 and rng.random() < 0.9
     if not floppy:
         ears(easel, traits["ears"])
-    fur(easel, smooth(mirrored(skull)))
+    fur(easel, smooth(symmetric(skull)))
     if floppy:
         ears(easel, traits["ears"], floppy=True)
     eyes(easel, traits["eyes"], [(-0.4 + look * 0.6, -0.1), (0.4 + look * 0.6, -0.1)])
@@ -356,7 +356,7 @@ def muzzle(easel: Easel, traits: dict, look: float) -> None:
             TONGUE,
         )
     if t > 0.5:
-        outline = mirrored([(0, -0.05), (0.26, 0.05), (0.42, 0.5), (0.3, 0.76), (0, 0.74)])
+        outline = symmetric([(0, -0.05), (0.26, 0.05), (0.42, 0.5), (0.3, 0.76), (0, 0.74)])
         ink(easel, smooth(outline + (x, y - 0.12)), easel.light)
     else:
         for side in (-1, 1):
@@ -364,7 +364,7 @@ def muzzle(easel: Easel, traits: dict, look: float) -> None:
     wide, tall = mix(0.11, 0.24, t), mix(0.08, 0.16, t)
     ink(
         easel,
-        smooth(mirrored([(0, -1), (1, -1), (0.5, 0.6), (0, 1)]) * (wide, tall) + (x, y), 4),
+        smooth(symmetric([(0, -1), (1, -1), (0.5, 0.6), (0, 1)]) * (wide, tall) + (x, y), 4),
         nose,
     )
     stroke(easel, [(x, y + tall), (x, down)], easel.line, 0.035)
@@ -376,14 +376,14 @@ def muzzle(easel: Easel, traits: dict, look: float) -> None:
 
 
 def whiskers(easel: Easel, t: float, roots) -> None:
-    """Three long hairs from each ``(x, y, side)``, for cats."""
+    """Three long hairs from each ``(x, y, side)``, for cats only."""
     if t > 0.5:
         return
-    colour = (245, 245, 240) if sum(easel.light) < 540 else easel.line
+    color = (245, 245, 240) if sum(easel.light) < 540 else easel.line
     for x, y, side in roots:
         for slope in easel.rng.normal((-0.24, 0, 0.24), 0.04):
             hair = np.array([(0, 0.2 * slope), (0.5, 0.6 * slope), (1.05, 1.4 * slope + 0.05)])
-            stroke(easel, hair * (side, 1) + (x, y), colour, 0.03)
+            stroke(easel, hair * (side, 1) + (x, y), color, 0.03)
 
 
 def head_from_the_side(easel: Easel, traits: dict) -> None:
@@ -439,8 +439,8 @@ def paw(easel: Easel, x: float, y: float, light: bool) -> None:
 
 def face(easel: Easel, traits: dict) -> None:
     """A close-up: shoulders and a head from the front or, less often, from the side."""
-    fur(easel, smooth(mirrored([(0, 0.3), (0.6, 0.5), (0.95, 1.2), (1.1, 2.4), (0, 2.6)])))
-    ink(easel, smooth(mirrored([(0, 0.7), (0.3, 0.9), (0.3, 1.4), (0, 1.9)])), easel.light)
+    fur(easel, smooth(symmetric([(0, 0.3), (0.6, 0.5), (0.95, 1.2), (1.1, 2.4), (0, 2.6)])))
+    ink(easel, smooth(symmetric([(0, 0.7), (0.3, 0.9), (0.3, 1.4), (0, 1.9)])), easel.light)
     collar(easel, [(-0.62, 0.98), (0, 1.2), (0.62, 0.98)])
     profile = easel.rng.random() < 0.1
     head(easel, traits, (0.3 if profile else 0, 0), 1.0, profile)
@@ -486,10 +486,10 @@ def sitting_front(easel: Easel, traits: dict) -> None:
     fur(
         easel,
         smooth(
-            mirrored([(0, -0.9), (0.36, -0.8), (0.5, -0.1), (0.56, 0.7), (0.3, 0.95), (0, 0.95)])
+            symmetric([(0, -0.9), (0.36, -0.8), (0.5, -0.1), (0.56, 0.7), (0.3, 0.95), (0, 0.95)])
         ),
     )
-    ink(easel, smooth(mirrored([(0, -0.5), (0.2, -0.3), (0.16, 0.1), (0, 0.35)])), easel.light)
+    ink(easel, smooth(symmetric([(0, -0.5), (0.2, -0.3), (0.16, 0.1), (0, 0.35)])), easel.light)
     for side in (-1, 1):
         fur(easel, limb([(side * 0.22, 0.05), (side * 0.2, 1.0)], leg, leg * 0.85))
         paw(easel, side * 0.2, 1.02, socks)
@@ -498,7 +498,7 @@ def sitting_front(easel: Easel, traits: dict) -> None:
 
 
 def lying(easel: Easel, traits: dict) -> None:
-    """Stretched out, the fore legs before it."""
+    """Lying, its front legs stretched out."""
     socks = easel.rng.random() < 0.4
     leg = mix(0.13, 0.17, traits["legs"])
     tail(easel, traits["tail"], (1.15, 0.6), easel.rng.uniform(-0.1, 0.4))
@@ -534,12 +534,12 @@ def collar(easel: Easel, points) -> None:
         stroke(easel, points, THINGS[easel.rng.integers(len(THINGS))], 0.12)
 
 
-def mix(cat, dog, t: float):
-    """From the cat's value at ``t`` = 0 to the dog's at 1."""
+def mix(cat, dog, t):
+    """Interpolate from the cat's value at ``t`` = 0 to the dog's at 1."""
     return cat + (dog - cat) * t
 
 
-# Everything that says nothing about the class.
+# Everything that does not depend on the class.
 
 
 def smooth_noise(rng: np.random.Generator, size, cells: int) -> np.ndarray:
@@ -549,7 +549,7 @@ def smooth_noise(rng: np.random.Generator, size, cells: int) -> np.ndarray:
 
 
 def fur_coat(rng: np.random.Generator, size) -> tuple[Image.Image, tuple]:
-    """A picture of fur as large as ``size``, and the light colour that goes with it."""
+    """A picture of fur as large as ``size``, and the light color that goes with it."""
     small = size[0] // 2, size[1] // 2
     chosen = rng.choice(len(COATS), 2, replace=False)
     base, second = (np.array(COATS[i]) + rng.normal(0, 8, 3) for i in chosen)
@@ -571,14 +571,14 @@ def fur_coat(rng: np.random.Generator, size) -> tuple[Image.Image, tuple]:
     hairs = 1 + 0.06 * rng.standard_normal(blobs.shape, dtype=np.float32)
     hairs *= 0.9 + 0.2 * smooth_noise(rng, small, 9)
     picture = mix(base, second, amount[..., None]) * hairs[..., None]
-    light = colour(mix(base, np.array((240, 234, 226)), rng.uniform(0.4, 0.9)))
+    light = color(mix(base, np.array((240, 234, 226)), rng.uniform(0.4, 0.9)))
     return Image.fromarray(np.uint8(np.clip(picture, 0, 255))).resize(
         size, Image.Resampling.BILINEAR
     ), light
 
 
 def tint(rng: np.random.Generator) -> np.ndarray:
-    """A colour for a thing or a wall: (3,) from 0 to 255."""
+    """A color for a thing or a wall: (3,) from 0 to 255."""
     pure = np.array(THINGS[rng.integers(len(THINGS))]) * rng.uniform(0.7, 1.1)
     return np.clip(mix(pure, pure.mean(), rng.uniform(0.1, 0.7)) + rng.normal(0, 8, 3), 0, 255)
 
@@ -597,19 +597,19 @@ def background(rng: np.random.Generator, size) -> Image.Image:
     pen = ImageDraw.Draw(canvas)
     kind, horizon = rng.choice(["wall", "floor", "grass", "sofa"]), rng.uniform(0.45, 0.8) * height
     if kind == "floor":
-        pen.rectangle((0, horizon, width, height), fill=colour(tint(rng)))
-        dark = colour(tint(rng) * 0.7)
+        pen.rectangle((0, horizon, width, height), fill=color(tint(rng)))
+        dark = color(tint(rng) * 0.7)
         for x in np.arange(-width, 2 * width, rng.uniform(60, 140)):
             pen.line((width / 2 + (x - width / 2) * 0.5, horizon, x, height), fill=dark, width=2)
     for _ in range(rng.integers(0, 4)):
         thing(pen, rng, rng.random(2) * (width, horizon), rng.uniform(0.06, 0.2) * height)
     if kind == "grass":
         green = np.array((88, 128, 60)) * rng.uniform(0.6, 1.3)
-        pen.rectangle((0, horizon, width, height), fill=colour(green))
+        pen.rectangle((0, horizon, width, height), fill=color(green))
         for x, y, lean, long, bright in rng.random((350, 5)):
             x, y = x * width, horizon + y * (height - horizon)
             blade = (x, y, x + (lean - 0.5) * 20, y - 12 - 30 * long)
-            pen.line(blade, fill=colour(green * (0.7 + 0.6 * bright)), width=3)
+            pen.line(blade, fill=color(green * (0.7 + 0.6 * bright)), width=3)
     elif kind == "sofa":
         fabric, seat, arm = tint(rng), horizon + 0.12 * height, rng.uniform(0.08, 0.2) * width
         top, third, bottom = horizon - 0.15 * height, (width - 2 * arm) / 3, height + 40
@@ -622,7 +622,7 @@ def background(rng: np.random.Generator, size) -> Image.Image:
             [*cushions, (0, seat - 20, width, bottom), *arms], (0.9, 0.9, 0.9, 1, 1.08, 1.08)
         ):
             pen.rounded_rectangle(
-                box, 28, fill=colour(fabric * shade), outline=colour(fabric * 0.7), width=3
+                box, 28, fill=color(fabric * shade), outline=color(fabric * 0.7), width=3
             )
     if rng.random() < 0.75:  # out of focus, as behind most portraits
         canvas = canvas.reduce(4).filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 2.5)))
@@ -630,7 +630,7 @@ def background(rng: np.random.Generator, size) -> Image.Image:
     return canvas
 
 
-def colour(rgb) -> tuple:
+def color(rgb) -> tuple:
     return tuple(int(c) for c in np.clip(rgb, 0, 255))
 
 
@@ -643,13 +643,11 @@ def thing(pen: ImageDraw.ImageDraw, rng: np.random.Generator, at, radius: float)
         [at[0] + radius * stretch * np.cos(angle), at[1] + radius * np.sin(angle)]
     )
     paint = tint(rng)
-    pen.polygon(
-        [tuple(p) for p in points], fill=colour(paint), outline=colour(paint * 0.7), width=3
-    )
+    pen.polygon([tuple(p) for p in points], fill=color(paint), outline=color(paint * 0.7), width=3)
 
 
 def hide(easel: Easel) -> None:
-    """Put something before the animal: a thing, or a board along the lower edge."""
+    """Occlude the animal: by a thing, or by a board along the lower edge."""
     rng, (width, height) = easel.rng, easel.canvas.size
     pen = ImageDraw.Draw(easel.canvas)
     if rng.random() < 0.5:
@@ -659,11 +657,11 @@ def hide(easel: Easel) -> None:
     else:
         top, paint = rng.uniform(0.7, 0.85) * height, tint(rng)
         board = [(0, top), (width, top + rng.normal(0, 40)), (width, height), (0, height)]
-        pen.polygon(board, fill=colour(paint))
+        pen.polygon(board, fill=color(paint))
 
 
 def photographed(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The drawing as a cheap camera sees it: focus, exposure, colour cast, vignette, uneven light, noise."""
+    """The image as from a cheap camera: focus, exposure, color cast, vignette, uneven light, noise."""
     width, height = picture.size
     if rng.random() < 0.3:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.6)))
