@@ -92,7 +92,7 @@ def test_the_classes_differ_in_shape():
 
 
 def logistic_regression(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Weights (n,) of the plain logistic regression of y (0 or 1) on x (m, n), by Newton's method."""
+    """Weights (n,) of the logistic regression of y (0 or 1) on x (m, n), by Newton's method."""
     weights = np.zeros(x.shape[1])
     for _ in range(10):
         p = 1 / (1 + np.exp(-x @ weights))

@@ -224,7 +224,7 @@ def stroke(easel: Easel, points, color, width: float) -> None:
 
 
 def fur(easel: Easel, points, far: bool = False) -> None:
-    """Fill a shape with the coat, lit from above: darker where it curves away, or if it is ``far``."""
+    """Fill a shape with the coat, lit from above: darker where it curves away, or if ``far``."""
     points = on_canvas(easel, points)
     if easel.fluff:
         middle = points.mean(0)
@@ -525,7 +525,7 @@ def lying(easel: Easel, traits: dict) -> None:
     head(easel, traits, (-0.72, -0.36), 0.8, profile=easel.rng.random() < 0.4)
 
 
-#: One of the animal's units as a part of the picture's shorter side, so that each pose fills its picture.
+#: The animal's unit as a fraction of the image's shorter side, by pose, so that each fills it.
 POSE_SCALE = {face: 0.37, sitting: 0.28, sitting_front: 0.3, lying: 0.29}
 
 
@@ -661,7 +661,7 @@ def hide(easel: Easel) -> None:
 
 
 def photographed(picture: Image.Image, rng: np.random.Generator) -> Image.Image:
-    """The image as from a cheap camera: focus, exposure, color cast, vignette, uneven light, noise."""
+    """The image as from a cheap camera: blur, exposure, color cast, vignette, light, noise."""
     width, height = picture.size
     if rng.random() < 0.3:
         picture = picture.filter(ImageFilter.GaussianBlur(rng.uniform(0.5, 1.6)))
