@@ -82,7 +82,9 @@ def digest(folder: Path) -> str:
     """SHA-256 over all photos of both classes, in order of class and number."""
     total = hashlib.sha256()
     for name in CLASSES:
-        numbers = sorted(int(photo[:-4]) for photo in os.listdir(folder / name) if PHOTO.fullmatch(photo))
+        numbers = sorted(
+            int(photo[:-4]) for photo in os.listdir(folder / name) if PHOTO.fullmatch(photo)
+        )
         for photo in (f"{number}.jpg" for number in numbers):
             total.update(f"{name}/{photo}\n".encode() + (folder / name / photo).read_bytes())
     return total.hexdigest()
@@ -109,7 +111,9 @@ def open_zip(file: Path, name: str) -> zipfile.ZipFile:
     try:
         archive = zipfile.ZipFile(file)
     except Exception as error:  # damage makes zipfile raise many things beside BadZipFile
-        if isinstance(error, OSError) and error.errno != errno.EINVAL:  # EINVAL: a seek to a senseless place
+        if (
+            isinstance(error, OSError) and error.errno != errno.EINVAL
+        ):  # EINVAL: a seek to a senseless place
             raise
         with open(file, "rb") as stream:
             start = stream.read(512)
@@ -130,8 +134,10 @@ def open_zip(file: Path, name: str) -> zipfile.ZipFile:
         elif stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             unsafe = "link"
         if unsafe:
-            raise ArchiveError(f"{name} holds the {unsafe} {ascii(info.filename)}, "
-                               "so nothing of it was unpacked; only plain photos were expected.")
+            raise ArchiveError(
+                f"{name} holds the {unsafe} {ascii(info.filename)}, "
+                "so nothing of it was unpacked; only plain photos were expected."
+            )
     return archive
 
 
@@ -143,8 +149,10 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limi
     if info.flag_bits & 1:
         raise ArchiveError(f"{name} is encrypted; an archive without a password was expected.")
     if info.file_size > limit:
-        raise ArchiveError(f"{name} would unpack to {megabytes(info.file_size)}; "
-                           f"at most {megabytes(limit)} was expected.")
+        raise ArchiveError(
+            f"{name} would unpack to {megabytes(info.file_size)}; "
+            f"at most {megabytes(limit)} was expected."
+        )
     try:
         with archive.open(info) as member:
             for block in iter(lambda: member.read(1 << 20), b""):
@@ -152,7 +160,9 @@ def read_member(archive: zipfile.ZipFile, info: zipfile.ZipInfo, name: str, limi
     except Exception as error:  # as above
         if isinstance(error, OSError) and error.errno != errno.EINVAL:
             raise
-        raise ArchiveError(f"{name} is damaged, its content is not what its checksum says.") from None
+        raise ArchiveError(
+            f"{name} is damaged, its content is not what its checksum says."
+        ) from None
 
 
 def find_photos(archive: zipfile.ZipFile) -> list:
@@ -172,7 +182,9 @@ def need_room(size: int, files: int) -> None:
     """Raises OSError(ENOSPC) unless ``size`` bytes in so many files fit on the disk of the photos."""
     needed, free = size + 4096 * files, shutil.disk_usage(paths.data()).free
     if free < needed:
-        raise OSError(errno.ENOSPC, f"{megabytes(needed)} are needed and {megabytes(free)} are free")
+        raise OSError(
+            errno.ENOSPC, f"{megabytes(needed)} are needed and {megabytes(free)} are free"
+        )
 
 
 def progress(items: list):
@@ -227,7 +239,9 @@ def unpack(file: Path, target: Path, test_only: bool = False) -> None:
         for folder in {folder for _, _, folder, _, _ in photos}:
             (target / folder).mkdir(parents=True)
         for archive, name, folder, number, info in progress(photos):
-            content = b"".join(read_member(archive, info, f"{folder}/{number}.jpg in {name}", MAX_PHOTO))
+            content = b"".join(
+                read_member(archive, info, f"{folder}/{number}.jpg in {name}", MAX_PHOTO)
+            )
             (target / folder / f"{number}.jpg").write_bytes(content)
     finally:
         for archive in opened:
@@ -244,15 +258,20 @@ def check_photos(photos: list, name: str, test_only: bool) -> None:
     if not test_only and not (have["PetImages/Cat"] and have["PetImages/Dog"]):
         raise ArchiveError(
             f"{name} holds {have['PetImages/Cat']:,} photos of cats and {have['PetImages/Dog']:,} of dogs; "
-            "PetImages/{Cat,Dog}/N.jpg or train.zip with cat.N.jpg and dog.N.jpg were expected.")
+            "PetImages/{Cat,Dog}/N.jpg or train.zip with cat.N.jpg and dog.N.jpg were expected."
+        )
     numbered = Counter((folder, number) for _, _, folder, number, _ in photos)
     [((folder, number), times)] = numbered.most_common(1)
     if times > 1:
-        raise ArchiveError(f"{name} holds {folder}/{number}.jpg {times} times; each photo was expected once.")
+        raise ArchiveError(
+            f"{name} holds {folder}/{number}.jpg {times} times; each photo was expected once."
+        )
     total = sum(info.file_size for *_, info in photos)
     if total > MAX_TOTAL:
-        raise ArchiveError(f"{name} would unpack to {megabytes(total)}; "
-                           f"at most {megabytes(MAX_TOTAL)} was expected.")
+        raise ArchiveError(
+            f"{name} would unpack to {megabytes(total)}; "
+            f"at most {megabytes(MAX_TOTAL)} was expected."
+        )
 
 
 # --- the state of data/ ---------------------------------------------------------------------------
@@ -282,8 +301,11 @@ def write_record(file: Path, record: dict) -> None:
 def synthetic_untouched() -> bool:
     """Whether data/PetImages is exactly what this project drew: only that may ever be replaced."""
     record = read_record()
-    return (record.get("source") == "synthetic" and record["photos"] == counts(paths.photos())
-            and record.get("sha256") == digest(paths.photos()))
+    return (
+        record.get("source") == "synthetic"
+        and record["photos"] == counts(paths.photos())
+        and record.get("sha256") == digest(paths.photos())
+    )
 
 
 def commit(record: dict) -> None:
@@ -300,7 +322,9 @@ def finish() -> None:
         return
     if new.exists():
         if paths.photos().exists():
-            if old.exists() or not synthetic_untouched():  # somebody put photos there while we were not running
+            if (
+                old.exists() or not synthetic_untouched()
+            ):  # somebody put photos there while we were not running
                 shutil.rmtree(unpacked())
                 return
             os.rename(paths.photos(), old)
@@ -333,31 +357,46 @@ def check(source: str) -> int:
         return FETCH_ALL
     photos, folder = counts(paths.photos()), paths.shown(paths.photos())
     if not all(photos.values()):
-        raise SystemExit(f"{folder} holds {named(photos)} (Cat/N.jpg and Dog/N.jpg); some of each were "
-                         "expected. Complete it by hand, or move it away and run this again.")
+        raise SystemExit(
+            f"{folder} holds {named(photos)} (Cat/N.jpg and Dog/N.jpg); some of each were "
+            "expected. Complete it by hand, or move it away and run this again."
+        )
     record = read_record()
     if not record:
-        record = {"source": "by hand", "archive": None, "sha256": None, "bytes": None,
-                  "photos": photos, "unlabelled": count(paths.unlabelled())}
+        record = {
+            "source": "by hand",
+            "archive": None,
+            "sha256": None,
+            "bytes": None,
+            "photos": photos,
+            "unlabelled": count(paths.unlabelled()),
+        }
         write_record(paths.source_file(), record)
     real = record["source"] != "synthetic"
     if source != "synthetic" and not real:
         if synthetic_untouched():
             return FETCH_ALL
-        raise SystemExit(f"{folder} was synthetic, but its files have changed since, so it is not replaced. "
-                         "Move it away and run this again.")
+        raise SystemExit(
+            f"{folder} was synthetic, but its files have changed since, so it is not replaced. "
+            "Move it away and run this again."
+        )
 
     day = str(record.get("finished"))[:10]
     print(f"{folder} is there: {named(photos)}, source: {record['source']}, {day}.", flush=True)
     missing = sum(max(0, record["photos"][name] - photos[name]) for name in CLASSES)
     added = sum(max(0, photos[name] - record["photos"][name]) for name in CLASSES)
     if missing or added:
-        print(f"But {missing:,} photos are missing and {added:,} are new since {day}. "
-              f"To get them all again, move {folder} away and run this again.", file=sys.stderr)
+        print(
+            f"But {missing:,} photos are missing and {added:,} are new since {day}. "
+            f"To get them all again, move {folder} away and run this again.",
+            file=sys.stderr,
+        )
     elif real and source not in ("synthetic", record["source"]):
         print(f"To fetch them from {source} instead, move {folder} away and run this again.")
     if source == "synthetic" and real:
-        raise SystemExit(f"Drawn photos never replace real ones: move {folder} away to get synthetic ones.")
+        raise SystemExit(
+            f"Drawn photos never replace real ones: move {folder} away to get synthetic ones."
+        )
     if source == "kaggle" and not paths.unlabelled().exists():
         return FETCH_TEST
     return NOTHING_TO_DO
@@ -368,8 +407,10 @@ def lock() -> None:
     try:
         fcntl.flock(LOCK, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        raise SystemExit(f"Another run of download_data.sh is at work in {paths.shown(paths.data())}. "
-                         "Wait until it has ended, then run this again.") from None
+        raise SystemExit(
+            f"Another run of download_data.sh is at work in {paths.shown(paths.data())}. "
+            "Wait until it has ended, then run this again."
+        ) from None
 
 
 # --- the commands of download_data.sh -------------------------------------------------------------
@@ -379,16 +420,25 @@ def install(source: str, file: Path, expected: str, test_only: bool) -> None:
     """Unpacks ``file`` and makes its photos those of the project. Errors: see ``unpack``."""
     sha256 = file_sha256(file)
     if expected and sha256 != expected:
-        print(f"{file.name} is not the file known from this address: its SHA-256 is {sha256}. "
-              "Every photo in it is now checked by its own checksum.", file=sys.stderr)
+        print(
+            f"{file.name} is not the file known from this address: its SHA-256 is {sha256}. "
+            "Every photo in it is now checked by its own checksum.",
+            file=sys.stderr,
+        )
     staging().mkdir()
     unpack(file, staging(), test_only)
     unlabelled = count(paths.unlabelled()) or count(staging() / "test")
     if test_only:
         record = {**read_record(), "unlabelled": unlabelled}
     else:
-        record = {"source": source, "archive": file.name, "sha256": sha256, "bytes": file.stat().st_size,
-                  "photos": counts(staging() / "PetImages"), "unlabelled": unlabelled}
+        record = {
+            "source": source,
+            "archive": file.name,
+            "sha256": sha256,
+            "bytes": file.stat().st_size,
+            "photos": counts(staging() / "PetImages"),
+            "unlabelled": unlabelled,
+        }
     commit(record)
 
 
@@ -396,18 +446,30 @@ def draw() -> None:
     """Draws photos and makes them those of the project; exits with a message without numpy or Pillow."""
     per_class = os.environ.get("CATSDOGS_SYNTHETIC") or "240"
     if not per_class.isdecimal() or int(per_class) < 1:
-        raise SystemExit(f"CATSDOGS_SYNTHETIC is {per_class!r}; a number of photos, 1 or more, was expected.")
+        raise SystemExit(
+            f"CATSDOGS_SYNTHETIC is {per_class!r}; a number of photos, 1 or more, was expected."
+        )
     try:
         from catsdogs.data import synthetic
     except ImportError as error:
-        raise SystemExit(f"Drawing photos needs {error.name or 'more packages'}, which is not installed. "
-                         "Run `make install` first.") from None
+        raise SystemExit(
+            f"Drawing photos needs {error.name or 'more packages'}, which is not installed. "
+            "Run `make install` first."
+        ) from None
     staging().mkdir()
     folder = staging() / "PetImages"
     synthetic.write(folder, per_class=int(per_class))
     size = sum(photo.stat().st_size for name in CLASSES for photo in (folder / name).iterdir())
-    commit({"source": "synthetic", "archive": None, "sha256": digest(folder), "bytes": size,
-            "photos": counts(folder), "unlabelled": count(paths.unlabelled())})
+    commit(
+        {
+            "source": "synthetic",
+            "archive": None,
+            "sha256": digest(folder),
+            "bytes": size,
+            "photos": counts(folder),
+            "unlabelled": count(paths.unlabelled()),
+        }
+    )
 
 
 def run(command: argparse.Namespace) -> int:
@@ -423,13 +485,17 @@ def run(command: argparse.Namespace) -> int:
         install(command.source, command.file, command.sha256, command.test_only)
     print(f"{paths.shown(paths.photos())} is ready: {named(counts(paths.photos()))}.")
     if count(paths.unlabelled()):
-        print(f"{paths.shown(paths.unlabelled())} holds {count(paths.unlabelled()):,} unlabelled photos.")
+        print(
+            f"{paths.shown(paths.unlabelled())} holds {count(paths.unlabelled()):,} unlabelled photos."
+        )
     return 0
 
 
 def main() -> int:
     """The command line; never ends in a traceback."""
-    parser = argparse.ArgumentParser(prog="catsdogs.data.archive", description="Run by download_data.sh.")
+    parser = argparse.ArgumentParser(
+        prog="catsdogs.data.archive", description="Run by download_data.sh."
+    )
     commands = parser.add_subparsers(dest="command", required=True)
     commands.add_parser("check").add_argument("source")
     commands.add_parser("verify").add_argument("file", type=Path)
@@ -439,7 +505,9 @@ def main() -> int:
     unpacking.add_argument("file", type=Path)
     unpacking.add_argument("--sha256", default="", help="the expected one")
     unpacking.add_argument("--test-only", action="store_true", help="leave the labelled photos out")
-    unpacking.add_argument("--ours", action="store_true", help="remove the archive once it is of no more use")
+    unpacking.add_argument(
+        "--ours", action="store_true", help="remove the archive once it is of no more use"
+    )
     command = parser.parse_args()
     file, ours = getattr(command, "file", None), getattr(command, "ours", False)
     signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -448,8 +516,11 @@ def main() -> int:
         try:
             status = run(command)
         except ArchiveError as error:
-            advice = ("It was removed: run this again to fetch it anew." if ours else
-                      "Nothing was changed: get it again from where it came.")
+            advice = (
+                "It was removed: run this again to fetch it anew."
+                if ours
+                else "Nothing was changed: get it again from where it came."
+            )
             print(f"{error} {advice}" if command.command == "unpack" else error, file=sys.stderr)
             status = 1
         finally:  # also of `check`, which so removes what a killed run has left
@@ -462,16 +533,26 @@ def main() -> int:
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             detail = "" if error.filename or not error.args[1:] else f" ({error.args[1]})"
-            print(f"The disk of {paths.shown(paths.data())} is full{detail}. Nothing was changed: "
-                  "make room, then run this again.", file=sys.stderr)
+            print(
+                f"The disk of {paths.shown(paths.data())} is full{detail}. Nothing was changed: "
+                "make room, then run this again.",
+                file=sys.stderr,
+            )
         else:
             where = f"{error.filename}: " if error.filename else ""
-            print(f"{where}{error.strerror or error}. Nothing half-made was left: "
-                  "mend that, then run this again.", file=sys.stderr)
+            print(
+                f"{where}{error.strerror or error}. Nothing half-made was left: "
+                "mend that, then run this again.",
+                file=sys.stderr,
+            )
         return 1
-    except Exception as error:  # a mistake of ours; a reader is better served by a sentence than a traceback
-        print(f"This should not happen: {type(error).__name__}: {error}. Nothing half-made was left.",
-              file=sys.stderr)
+    except (
+        Exception
+    ) as error:  # a mistake of ours; a reader is better served by a sentence than a traceback
+        print(
+            f"This should not happen: {type(error).__name__}: {error}. Nothing half-made was left.",
+            file=sys.stderr,
+        )
         return 1
 
 
