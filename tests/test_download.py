@@ -1,4 +1,4 @@
-"""download_data.sh and catsdogs/data/archive.py: from each source, and from each way it can go wrong."""
+"""Downloading, as a user starts it: from each source, and in each way that it can go wrong."""
 
 import contextlib
 import hashlib
@@ -24,7 +24,8 @@ import pytest
 from PIL import Image
 
 from catsdogs import paths
-from catsdogs.data import archive
+from catsdogs.data import download as downloading
+from catsdogs.data import store, unpack
 
 SCRIPT = paths.PROJECT / "download_data.sh"
 TOKEN = "KGAT_0123456789abcdef"
@@ -69,7 +70,7 @@ def zipped(members) -> bytes:
 
 
 def kaggle_zip(test: str) -> bytes:
-    """As Kaggle packs a competition: archives in an archive. ``test`` is test1 (2013) or test (2016)."""
+    """As Kaggle packs a competition: archives in an archive. `test`: test1 (2013), test (2016)."""
     unlabelled = zipped({f"{test}/{n}.jpg": b for n, b in UNLABELLED.items()})
     return zipped(
         {"sampleSubmission.csv": b"id", f"{test}.zip": unlabelled, "train.zip": zipped(TRAIN)}
@@ -86,7 +87,7 @@ def data(tmp_path, monkeypatch) -> Path:
 def start(
     data, *arguments, cwd=None, command=("bash",), preexec_fn=None, **environment
 ) -> subprocess.Popen:
-    """Starts the script in its own process group, with none of the caller's credentials or proxies."""
+    """Start the script in a process group of its own, without our credentials or proxies."""
     unwanted = ("kaggle", "catsdogs", "xdg", "http_", "https_", "all_")
     inherited = {
         name: value for name, value in os.environ.items() if not name.lower().startswith(unwanted)
@@ -114,7 +115,7 @@ def start(
 
 
 def download(data: Path, *arguments, **options) -> subprocess.CompletedProcess:
-    """Runs the script to its end. Whatever happens, no traceback and nothing half-made may be seen."""
+    """Run the script to its end. Whatever happens, it leaves no traceback and nothing half-made."""
     process = start(data, *arguments, **options)
     out, err = process.communicate(timeout=50)
     assert "Traceback" not in out + err
@@ -159,15 +160,15 @@ def put_photos(data: Path, cats=range(1, 4), dogs=range(1, 4)):
             (data / "PetImages" / folder / f"{n}.jpg").write_bytes(f"{folder} {n}".encode())
 
 
-def put_drawn(data: Path):
+def put_synthetic(data: Path):
     """Photos that pass for synthetic ones."""
     put_photos(data)
     record = {
         "source": "synthetic",
         "photos": {"Cat": 3, "Dog": 3},
-        "sha256": archive.digest(data / "PetImages"),
+        "sha256": store.digest(data / "PetImages"),
     }
-    archive.write_record(data / "source.json", record)
+    store.write_record(data / "source.json", record)
 
 
 # --- microsoft: a server that answers as the real one, well and badly --------------------------
@@ -383,7 +384,7 @@ def test_download_goes_on_after_sigterm(data, server):
     server.answers = ["hang"]
     running = start(data, CATSDOGS_URL=server.url)
     wait_for(lambda: list(data.glob("downloads/*.part")) and part(data).stat().st_size)
-    running.terminate()  # the script only; it has to stop curl
+    running.terminate()
     _, err = running.communicate(timeout=10)
     assert running.returncode == 130 and "run this again" in err
     size = part(data).stat().st_size
@@ -409,7 +410,7 @@ def test_two_at_once(data, server):
 
 
 def test_unknown_checksum_is_told_and_contents_decide(data):
-    # Complete, but the run was killed before it was unpacked; at the default address the checksum is known.
+    # Complete, but killed before it was unpacked; for the default address the checksum is known.
     (data / "downloads").mkdir(parents=True)
     (data / "downloads/kagglecatsanddogs_5340.zip").write_bytes(zipped(MICROSOFT))
     done = download(data)
@@ -425,14 +426,16 @@ def test_password_in_an_address_is_not_shown(data):
 # --- kaggle: a stand-in for the command --------------------------------------------------------
 
 # As kaggle 2.2.4 does.
-# - kaggle/cli.py main(): a 401 prints print_auth_help() to stdout, other HTTPErrors go to stderr; exit 1.
-# - kagglesdk/kaggle_http_client.py _prepare_response(): the text of an error is the server's JSON "message"
-#   if there is one, else that of requests: "403 Client Error: Forbidden for url: ...".
-# - kaggle/api/kaggle_api_extended.py authenticate(): without valid credentials, or with a token that
-#   _introspect_token() is refused for, print_auth_help() and exit 1; the help comes twice, as `import kaggle`
-#   tries it too. Without network _introspect_token() ends in a traceback.
-# - competition_download_files() writes FOLDER/COMPETITION.zip, competition_download_file() FOLDER/FILE;
-#   download_file() keeps FILE.kaggle-partial beside an incomplete file; -q prints nothing.
+# - kaggle/cli.py main(): a 401 prints print_auth_help() to stdout, other HTTPErrors go to stderr;
+#   exit 1.
+# - kagglesdk/kaggle_http_client.py _prepare_response(): the text of an error is the server's JSON
+#   "message" if there is one, else that of requests: "403 Client Error: Forbidden for url: ...".
+# - kaggle/api/kaggle_api_extended.py authenticate(): without valid credentials, or with a token
+#   that _introspect_token() is refused for, print_auth_help() and exit 1; the help comes twice, as
+#   `import kaggle` tries it too. Without network _introspect_token() ends in a traceback.
+# - competition_download_files() writes FOLDER/COMPETITION.zip, competition_download_file()
+#   FOLDER/FILE; download_file() keeps FILE.kaggle-partial beside an incomplete file; -q prints
+#   nothing.
 # One thing is worse than in the real one, where it takes VERBOSE: every answer shows the token.
 FAKE_KAGGLE = """#!{python}
 import os, pathlib, sys
@@ -458,17 +461,19 @@ if answer == "cancelled":
     sys.exit()
 if answer == "401":
     for _ in range(2):
-        print("Authentication required to call the Kaggle API.\\n\\nFirst, you will need a Kaggle account.")
+        print("Authentication required to call the Kaggle API.\\n\\nYou will need an account.")
 elif answer == "401-json":
     print("401 Client Error: Unauthorized for url: https://api.kaggle.com/v1/x", file=sys.stderr)
 elif answer == "403":
-    sys.stderr.write("You must accept this competition's rules before you'll be able to download files.\\n")
+    sys.stderr.write("You must accept this competition's rules before you'll be able to "
+                     "download files.\\n")
 elif answer == "403-plain":
     print("403 Client Error: Forbidden for url: https://api.kaggle.com/v1/x", file=sys.stderr)
 elif answer == "404":
     print("404 Client Error: Not Found for url: https://api.kaggle.com/v1/x", file=sys.stderr)
 elif answer == "network":
-    print("Traceback (most recent call last):\\nrequests.exceptions.ConnectionError: HTTPSConnectionPool("
+    print("Traceback (most recent call last):\\n"
+          "requests.exceptions.ConnectionError: HTTPSConnectionPool("
           "host='api.kaggle.com', port=443): Max retries exceeded with url: /v1/x", file=sys.stderr)
 sys.exit(1)
 """
@@ -476,7 +481,7 @@ FIRST, SECOND = "dogs-vs-cats", "dogs-vs-cats-redux-kernels-edition"
 
 
 def kaggle(data: Path, answers: dict, *, command=("bash",), **environment):
-    """Runs ``download_data.sh kaggle`` with a kaggle that answers so; returns the run and the requests."""
+    """Run ``download_data.sh kaggle`` with a kaggle that answers so; returns run and requests."""
     folder = data.parent / "bin"
     folder.mkdir(exist_ok=True)
     (folder / "kaggle").write_text(FAKE_KAGGLE.format(python=sys.executable))
@@ -713,10 +718,10 @@ def test_bad_archives(data, make, words):
 @pytest.mark.parametrize("limit, value", [("MAX_NESTED", 2000), ("MAX_TOTAL", 3000)])
 def test_bombs(data, monkeypatch, limit, value):
     """Too much of it all; with lower limits than the real ones, which no test could fill."""
-    monkeypatch.setattr(archive, limit, value)
-    archive.staging().mkdir(parents=True)
-    with pytest.raises(archive.ArchiveError, match="would unpack to .* at most"):
-        archive.unpack(write_zip(data, kaggle_zip("test")), archive.staging())
+    monkeypatch.setattr(unpack, limit, value)
+    store.staging().mkdir(parents=True)
+    with pytest.raises(unpack.ArchiveError, match="would unpack to .* at most"):
+        unpack.unpack(write_zip(data, kaggle_zip("test")), store.staging())
 
 
 def test_any_damage_is_a_message(data):
@@ -730,8 +735,8 @@ def test_any_damage_is_a_message(data):
             )
         target = data / str(turn)
         target.mkdir(parents=True)
-        with contextlib.suppress(archive.ArchiveError):
-            archive.unpack(write_zip(data, bytes(spoiled)), target)
+        with contextlib.suppress(unpack.ArchiveError):
+            unpack.unpack(write_zip(data, bytes(spoiled)), target)
 
 
 def test_missing_file(data, tmp_path):
@@ -787,9 +792,9 @@ def test_sigterm_while_unpacking(data):
 
 # Unpacks, and is killed at the n-th step of putting the photos in their places.
 KILLED = """
-import os, sys
+import os, shutil, sys
 from pathlib import Path
-from catsdogs.data import archive
+from catsdogs.data import download
 left = int(sys.argv[2])
 def dying(step):
     def run(*arguments):
@@ -800,8 +805,8 @@ def dying(step):
         return step(*arguments)
     return run
 os.rename, os.replace = dying(os.rename), dying(os.replace)
-archive.shutil.rmtree = dying(archive.shutil.rmtree)
-archive.install("zip", Path(sys.argv[1]), "", False)
+shutil.rmtree = dying(shutil.rmtree)
+download.install("zip", Path(sys.argv[1]))
 """
 
 
@@ -810,7 +815,7 @@ archive.install("zip", Path(sys.argv[1]), "", False)
 def test_killed_between_renames(data, synthetic, step):
     data.mkdir()
     if synthetic:
-        put_drawn(data)
+        put_synthetic(data)
     file = write_zip(data, kaggle_zip("test"))
     killed = subprocess.run([sys.executable, "-c", KILLED, str(file), str(step)], cwd=paths.PROJECT)
     assert killed.returncode == (9 if step < 6 + synthetic else 0)
@@ -832,7 +837,7 @@ def test_photos_put_there_between_kill_and_next_run_are_kept(data):
 
 def test_disk_full_while_writing(data):
     """A limit on the size of a file stands for the full disk; nothing that was there is lost."""
-    put_drawn(data)
+    put_synthetic(data)
     file = write_zip(data, zipped({**MICROSOFT, "PetImages/Dog/77.jpg": bytes(90_000)}))
     full = download(
         data,
@@ -847,7 +852,7 @@ def test_disk_full_while_writing(data):
 
 @pytest.mark.parametrize("options", ["size=200k", "size=20m,nr_inodes=14"])
 def test_full_disk(data, options):
-    """A disk that is really full: known beforehand, or, with no room for more files, met while writing."""
+    """A disk that is really full: seen beforehand or, with no room for more files, on writing."""
     data.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(data)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
@@ -863,28 +868,28 @@ def test_full_disk(data, options):
 
 
 def test_room_is_checked_first(data, monkeypatch):
-    archive.staging().mkdir(parents=True)
-    monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000))
+    store.staging().mkdir(parents=True)
+    monkeypatch.setattr(unpack.shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000))
     with pytest.raises(OSError, match="are needed"):
-        archive.unpack(write_zip(data, zipped(MICROSOFT)), archive.staging())
-    assert not list(archive.staging().iterdir())
+        unpack.unpack(write_zip(data, zipped(MICROSOFT)), store.staging())
+    assert not list(store.staging().iterdir())
 
 
 def test_synthetic_photos_give_way_to_real_ones(data):
-    put_drawn(data)
+    put_synthetic(data)
     assert download(data, "zip", write_zip(data, zipped(MICROSOFT))).returncode == 0
     assert_real(data, "zip")
 
 
 def test_failed_archive_leaves_synthetic_photos(data):
-    put_drawn(data)
+    put_synthetic(data)
     assert download(data, "zip", write_zip(data, b"no zip")).returncode == 1
-    assert archive.synthetic_untouched()
+    assert store.synthetic_untouched()
 
 
 def test_changed_synthetic_photos_are_not_replaced(data):
     """A stale source.json beside a user's own photos must not cost them."""
-    put_drawn(data)
+    put_synthetic(data)
     (data / "PetImages/Cat/2.jpg").write_bytes(b"my own cat")
     kept = download(data, "zip", write_zip(data, zipped(MICROSOFT)))
     assert kept.returncode == 1 and "Move it away" in kept.stderr
@@ -936,33 +941,34 @@ def test_empty_folders_and_a_spoiled_record_do_not_stand_in_the_way(data):
     assert assert_real(data, "zip")["unlabelled"] == len(UNLABELLED)
 
 
-# --- synthetic, and the command line ---------------------------------------------------------------
+# --- synthetic, and the command line -----------------------------------------------------------
 
 
-def test_drawn(data):
+@pytest.mark.parametrize("name", ["synthetic", "drawn"])
+def test_synthetic(data, name):
+    """Also under the name that earlier versions had for it."""
     if (
         not (paths.PROJECT / ".venv/bin/python").exists()
         and subprocess.run(["python3", "-c", "import numpy, PIL"], capture_output=True).returncode
     ):
         pytest.skip("the script's Python has no numpy or Pillow")
-    pytest.importorskip("catsdogs.drawn")
-    done = download(data, "synthetic", CATSDOGS_SYNTHETIC="3")
+    done = download(data, name, CATSDOGS_SYNTHETIC="3")
     assert done.returncode == 0, done.stderr
     record = json.loads((data / "source.json").read_text())
-    assert record["source"] == "synthetic" and record["photos"] == archive.counts(
-        data / "PetImages"
-    )
-    assert record["photos"] == {"Cat": 3, "Dog": 3} and archive.synthetic_untouched()
-    assert "is there" in download(data, "synthetic").stdout
+    assert record["source"] == "synthetic" and record["photos"] == store.counts(data / "PetImages")
+    assert record["photos"] == {"Cat": 3, "Dog": 3} and store.synthetic_untouched()
+    assert "is there" in download(data, name).stdout
     shutil.rmtree(data)
-    assert "CATSDOGS_SYNTHETIC" in download(data, "synthetic", CATSDOGS_SYNTHETIC="many").stderr
+    assert "CATSDOGS_SYNTHETIC" in download(data, name, CATSDOGS_SYNTHETIC="many").stderr
 
 
 def test_synthetic_without_pillow(data, monkeypatch):
-    monkeypatch.setitem(sys.modules, "catsdogs.drawn", None)
-    monkeypatch.delattr("catsdogs.drawn", raising=False)
-    with pytest.raises(SystemExit, match="make install"):
-        archive.draw()
+    from catsdogs import data as package
+
+    monkeypatch.setitem(sys.modules, "catsdogs.data.synthetic", None)
+    monkeypatch.delattr(package, "synthetic", raising=False)
+    with pytest.raises(downloading.DownloadError, match="make install"):
+        downloading.make_synthetic()
     assert not data.exists()
 
 
