@@ -1,12 +1,15 @@
 """Downloading, as a user starts it: from each source, and in each way that it can go wrong."""
 
+import ast
 import contextlib
+import errno
 import hashlib
 import http.server
 import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -25,7 +28,7 @@ from PIL import Image
 
 from catsdogs import paths
 from catsdogs.data import download as downloading
-from catsdogs.data import store, unpack
+from catsdogs.data import progress, store, unpack
 
 SCRIPT = paths.PROJECT / "download_data.sh"
 TOKEN = "KGAT_0123456789abcdef"
@@ -380,16 +383,28 @@ def test_silent_network(data):
         )
 
 
-def test_download_goes_on_after_sigterm(data, server):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_download_is_resumed(data, server, number):
     server.answers = ["hang"]
     running = start(data, CATSDOGS_URL=server.url)
     wait_for(lambda: list(data.glob("downloads/*.part")) and part(data).stat().st_size)
-    running.terminate()
+    running.send_signal(number)
     _, err = running.communicate(timeout=10)
-    assert running.returncode == 130 and "run this again" in err
+    assert running.returncode == 130 and "Stopped" in err and "run this again" in err
     size = part(data).stat().st_size
     assert download(data, CATSDOGS_URL=server.url).returncode == 0
     assert server.ranges == [None, f"bytes={size}-"]
+    assert_real(data, "microsoft")
+
+
+def test_what_nohup_ignores_stays_ignored(data, server):
+    server.answers = ["hang"]
+    running = start(data, command=("nohup", "bash"), CATSDOGS_URL=server.url)
+    wait_for(lambda: list(data.glob("downloads/*.part")) and part(data).stat().st_size)
+    running.send_signal(signal.SIGHUP)
+    server.release.set()
+    running.communicate(timeout=20)
+    assert running.returncode == 0
     assert_real(data, "microsoft")
 
 
@@ -407,6 +422,41 @@ def test_two_at_once(data, server):
     running.communicate(timeout=20)
     assert running.returncode == 0  # the lost connection is resumed
     assert_real(data, "microsoft")
+
+
+def test_many_starts_at_once(data, server):
+    """One of them downloads; none makes it fail."""
+    runs = [start(data, CATSDOGS_URL=server.url) for _ in range(5)]
+    ends = [(run.communicate(timeout=50)[1], run.returncode) for run in runs]
+    assert any(status == 0 for _, status in ends)
+    assert all("Another run" in err for err, status in ends if status)
+    assert server.ranges == [None], "nothing is downloaded twice"
+    assert_real(data, "microsoft")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("CATSDOGS_TRIES", "abc"),
+        ("CATSDOGS_TRIES", "0"),
+        ("CATSDOGS_TRIES", "2.5"),
+        ("CATSDOGS_PAUSE", "-1"),
+        ("CATSDOGS_PAUSE", "nan"),
+        ("CATSDOGS_PAUSE", "a while"),
+    ],
+)
+def test_settings_that_are_no_numbers(data, server, name, value):
+    wrong = download(data, CATSDOGS_URL=server.url, **{name: value})
+    assert wrong.returncode == 1 and f"{name} is {value!r}" in wrong.stderr
+    assert "was expected" in wrong.stderr and not server.ranges
+    assert_nothing(data)
+
+
+def test_an_address_that_makes_no_sense(data):
+    wrong = download(data, CATSDOGS_URL="htp:/me:secret@host/cats.zip")
+    assert wrong.returncode == 1 and "Correct CATSDOGS_URL" in wrong.stderr
+    assert "secret" not in wrong.stderr
+    assert_nothing(data)
 
 
 def test_unknown_checksum_is_told_and_contents_decide(data):
@@ -454,6 +504,10 @@ if answer == "good":
     source = pathlib.Path(os.environ["FAKE_FILES"]) / (competition + "-" + name)
     (folder / name).write_bytes(source.read_bytes())
     sys.exit()
+if answer == "hang":
+    import time
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(30)
 if answer == "cancelled":
     (folder / (competition + ".zip")).write_bytes(b"PK")
     (folder / (competition + ".zip.kaggle-partial")).write_text("{{}}")
@@ -480,8 +534,11 @@ sys.exit(1)
 FIRST, SECOND = "dogs-vs-cats", "dogs-vs-cats-redux-kernels-edition"
 
 
-def kaggle(data: Path, answers: dict, *, command=("bash",), **environment):
-    """Run ``download_data.sh kaggle`` with a kaggle that answers so; returns run and requests."""
+def kaggle(data: Path, answers: dict, *, run=None, command=("bash",), **environment):
+    """Run ``download_data.sh kaggle`` with a kaggle that answers so; returns run and requests.
+
+    `run` is `download`, or `start`.
+    """
     folder = data.parent / "bin"
     folder.mkdir(exist_ok=True)
     (folder / "kaggle").write_text(FAKE_KAGGLE.format(python=sys.executable))
@@ -492,7 +549,7 @@ def kaggle(data: Path, answers: dict, *, command=("bash",), **environment):
         (folder / f"{competition}-{test}.zip").write_bytes(unlabelled)
     log = data.parent / "requests"
     log.write_text("")
-    done = download(
+    done = (run or download)(
         data,
         "kaggle",
         command=command,
@@ -504,6 +561,8 @@ def kaggle(data: Path, answers: dict, *, command=("bash",), **environment):
         VERBOSE="true",
         **environment,
     )
+    if run:
+        return done, log
     assert TOKEN not in done.stdout + done.stderr
     for file in data.rglob("*"):
         assert not file.is_file() or TOKEN.encode() not in file.read_bytes()
@@ -601,6 +660,41 @@ def test_kaggle_other_failures(data, answer, status, words):
 def test_token_is_not_traced(data):
     done, _ = kaggle(data, {FIRST: "401"}, KAGGLE_API_TOKEN=TOKEN, command=("bash", "-x"))
     assert done.returncode == 1 and "set -u" in done.stderr, "the trace was on"
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs, and is not merely waiting for its parent to notice its end."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_while_kaggle_downloads(data, number):
+    running, _ = kaggle(data, {FIRST: "hang"}, run=start)
+    written = data / f"downloads/{FIRST}/pid"
+    wait_for(lambda: written.exists() and written.read_text())
+    child = int(written.read_text())
+    try:
+        running.send_signal(number)
+        if number == signal.SIGTERM:
+            _, err = running.communicate(timeout=10)
+            assert running.returncode == 130 and "Stopped" in err and not alive(child)
+        else:
+            running.wait(timeout=10)
+            assert alive(child), "nobody was left to stop it"
+            second = download(data, "zip", write_zip(data, zipped(MICROSOFT)))
+            assert second.returncode == 1 and "Another run" in second.stderr
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        running.communicate(timeout=10)
+
+
+def test_kaggle_competition_that_cannot_be_one(data):
+    done, requests = kaggle(data, {}, CATSDOGS_COMPETITION="../elsewhere")
+    assert done.returncode == 1 and "CATSDOGS_COMPETITION is" in done.stderr and not requests
+    assert_nothing(data)
 
 
 def test_kaggle_command_missing(data):
@@ -970,6 +1064,216 @@ def test_synthetic_without_pillow(data, monkeypatch):
     with pytest.raises(downloading.DownloadError, match="make install"):
         downloading.make_synthetic()
     assert not data.exists()
+
+
+def test_paths_are_relative_to_where_the_user_stands(data, tmp_path):
+    """Where modules of the same names must not get in the way, either."""
+    stand = tmp_path / "a folder"
+    (stand / "catsdogs").mkdir(parents=True)
+    for name in ("catsdogs/__init__.py", "zipfile.py", "json.py"):
+        (stand / name).write_text("raise SystemExit('the wrong module')")
+    (stand / "photos (1).zip").write_bytes(zipped(MICROSOFT))
+    done = download(data, "zip", "photos (1).zip", cwd=stand, CATSDOGS_DATA="my data")
+    assert done.returncode == 0, done.stderr
+    assert_real(stand / "my data", "zip")
+
+
+def test_without_bash(data, server, tmp_path):
+    """``catsdogs download`` is the same."""
+    environment = {**os.environ, "CATSDOGS_DATA": str(data), "CATSDOGS_URL": server.url}
+    command = [sys.executable, "-m", "catsdogs", "download"]
+
+    def run(*arguments):
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            env={**environment, "PYTHONPATH": str(paths.PROJECT), "no_proxy": "*"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
+
+    shown = run("--help")
+    assert shown.returncode == 0 and "catsdogs download [-h] [microsoft" in shown.stdout
+    assert "3 no source could be reached" in shown.stdout
+    wrong = run("zip")
+    assert wrong.returncode == 2 and "catsdogs download: error: zip needs" in wrong.stderr
+    missing = run("zip", "none.zip")
+    assert missing.returncode == 1 and str(tmp_path / "none.zip") in missing.stderr
+    assert run().returncode == 0
+    assert_real(data, "microsoft")
+    write_zip(data, zipped(MICROSOFT), "photos (1).zip")
+    shutil.rmtree(data)
+    assert run("zip", "photos (1).zip").returncode == 0
+    assert_real(data, "zip")
+
+
+def test_the_oldest_python(data, server):
+    """Nothing but Python 3.9 and its standard library: what a Mac has before `make install`."""
+    pyenv = sorted(Path.home().glob(".pyenv/versions/3.9.*/bin/python"))
+    python = shutil.which("python3.9") or next(iter(pyenv), None)
+    if not python or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+        pytest.skip("there is no python3.9")
+    program = "import sys; from catsdogs.data.download import main; sys.exit(main())"
+    done = subprocess.run(
+        [python, "-S", "-c", program],
+        env={**os.environ, "CATSDOGS_DATA": str(data), "CATSDOGS_URL": server.url},
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_real(data, "microsoft")
+
+
+def test_it_needs_nothing_that_must_be_installed(data, server):
+    """Without the installed packages, and in words that Python 3.9 knows."""
+    program = "import sys; from catsdogs.data.download import main; main()\n" + (
+        "print(*(getattr(m, '__file__', None) for n, m in sys.modules.items() if 'catsdogs' in n))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        env={**os.environ, "CATSDOGS_DATA": str(data), "CATSDOGS_URL": server.url},
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_real(data, "microsoft")
+    modules = [Path(file) for file in done.stdout.splitlines()[-1].split()]
+    assert any(module.name == "transfer.py" for module in modules)
+    for module in modules:
+        source = module.read_text()
+        ast.parse(source, feature_version=(3, 9))
+        assert "annotations" in source or not re.search(r"(->|: )[\w\[\]., ]+ \| ", source), module
+
+
+def test_no_python(data, tmp_path):
+    """The script in a project without .venv, where no Python is on the PATH, or only an old one."""
+    shutil.copy(SCRIPT, tmp_path)
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    for old in (False, True):
+        if old:
+            (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
+            (tmp_path / "python3").chmod(0o755)
+        none = subprocess.run(
+            [tmp_path / "bash", tmp_path / SCRIPT.name],
+            env={"PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert none.returncode == 1 and "Python 3.9 or newer is needed" in none.stderr
+
+
+# --- notebooks ---------------------------------------------------------------------------------
+
+
+def test_a_notebook_downloads(data, server, monkeypatch, capsys):
+    monkeypatch.setenv("CATSDOGS_URL", server.url)
+    monkeypatch.setenv("no_proxy", "*")
+    downloading.download("microsoft")
+    assert_real(data, "microsoft")
+    shown = capsys.readouterr()
+    assert "6 cats and 6 dogs" in shown.out and "Downloading http" in shown.err
+    downloading.download("microsoft")
+    assert "is there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["my photos (1).zip", "a;touch x.zip", "$HOME `id` 'q'.zip"])
+def test_a_notebook_unpacks_an_archive_whatever_it_is_called(data, monkeypatch, name):
+    file = write_zip(data, zipped(MICROSOFT), name)
+    downloading.download(f"zip {file}")
+    assert_real(data, "zip")
+    shutil.rmtree(data)
+    monkeypatch.setenv("HOME", str(file.parent))
+    downloading.download(f"zip ~/{name}")
+    assert_real(data, "zip")
+
+
+@pytest.mark.parametrize("source", ["", "bing", "zip", "zip ", "synthetic x", "microsoft;id"])
+def test_a_notebook_is_told_of_sources_that_there_are_not(data, source):
+    with pytest.raises(ValueError, match="microsoft, kaggle, zip FILE or synthetic was expected"):
+        downloading.download(source)
+    assert not data.exists()
+
+
+def test_a_notebook_falls_back_to_the_synthetic_sample(data, monkeypatch, capsys):
+    monkeypatch.setenv("CATSDOGS_URL", "http://127.0.0.1:9/cats.zip")
+    monkeypatch.setenv("CATSDOGS_SYNTHETIC", "2")
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(downloading.UnreachableError, match="Cannot reach"):
+        downloading.download("microsoft")
+    downloading.download("microsoft", synthetic_fallback=True)
+    shown = capsys.readouterr()
+    assert "Cannot reach" in shown.err and "Carrying on with the synthetic sample" in shown.out
+    assert store.synthetic_untouched()
+
+
+def test_a_notebook_stops_at_every_other_failure(data):
+    with pytest.raises(downloading.DownloadError, match="is not a zip archive") as caught:
+        downloading.download(f"zip {write_zip(data, b'no zip')}", synthetic_fallback=True)
+    assert not isinstance(caught.value, downloading.UnreachableError)
+    assert_nothing(data)
+    with pytest.raises(downloading.DownloadError, match="There is no file"):
+        downloading.download("zip none.zip", synthetic_fallback=True)
+
+
+# --- progress, and locks where there is no fcntl -----------------------------------------------
+
+
+class Watched(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_progress_is_shown_where_somebody_watches(data, server, monkeypatch, tqdm):
+    monkeypatch.setenv("CATSDOGS_URL", server.url)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(sys, "stderr", Watched())
+    if not tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    downloading.download("microsoft")
+    shown = sys.stderr.getvalue()
+    assert "\rDownloading" in shown and "\rUnpacking" in shown and "12" in shown
+    assert ("12 of 12 photos" in shown) == (not tqdm) and ("12/12" in shown) == tqdm
+
+
+def test_progress_is_shown_in_notebooks(monkeypatch):
+    class OutStream(io.StringIO):
+        __module__ = "ipykernel.iostream"
+
+    for stream, watched in ((OutStream(), True), (io.StringIO(), False), (Watched(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert progress.is_watched() == watched
+
+
+def test_locks_of_windows(data, monkeypatch):
+    taken = []
+
+    def locking(descriptor, mode, size):
+        if taken:
+            raise PermissionError(13, "Permission denied")
+        taken.append((mode, size))
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    with store.locked():
+        assert taken == [(2, 1)]
+        with pytest.raises(downloading.DownloadError, match="Another run"), store.locked():
+            pass
+
+
+def test_a_file_system_without_locks(data, monkeypatch, capsys):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with store.locked():
+        assert "without locks" in capsys.readouterr().err
 
 
 def test_usage(data):
