@@ -1,4 +1,4 @@
-"""The command-line interface: ``catsdogs download | run | predict | serve | export``, or ``python -m catsdogs``."""
+"""The command-line interface: ``catsdogs download | run | predict | serve | export``."""
 
 from __future__ import annotations
 

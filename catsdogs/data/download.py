@@ -21,8 +21,8 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from catsdogs import files, paths
-from catsdogs.data import kaggle, store, transfer, unpack
-from catsdogs.data.errors import ArchiveError, DownloadError, UnreachableError
+from catsdogs.data import kaggle, store, unpack
+from catsdogs.data.errors import DISK_FULL, ArchiveError, DownloadError, UnreachableError
 from catsdogs.data.progress import say
 
 __all__ = ["DownloadError", "UnreachableError", "download", "main"]
@@ -133,7 +133,7 @@ def get_missing(source: str, file: Path | None, lock: int) -> None:
 
 def explained(error: OSError) -> DownloadError:
     """An error of the operating system in words that say what to do."""
-    if error.errno in transfer.DISK_FULL:
+    if error.errno in DISK_FULL:
         detail = "" if error.filename or not error.args[1:] else f" ({error.args[1]})"
         return DownloadError(
             f"The disk of {paths.shown(paths.data())} is full{detail}. "
@@ -151,6 +151,9 @@ def explained(error: OSError) -> DownloadError:
 
 def from_microsoft() -> None:
     """Download Microsoft's archive, or the one at CATSDOGS_URL, and unpack it."""
+    # Imported late: HTTP and TLS take longer to load than all the rest of the command line.
+    from catsdogs.data import transfer
+
     url = os.environ.get("CATSDOGS_URL") or MICROSOFT
     tries = number("CATSDOGS_TRIES", 10, int, 1)
     pause = number("CATSDOGS_PAUSE", 5, float, 0)

@@ -1,5 +1,10 @@
 """The errors that end a download, each with the exit status that it stands for."""
 
+import errno
+
+#: What the operating system calls a full disk, a full quota, and a limit on the size of files.
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+
 
 class DownloadError(Exception):
     """The photos cannot be had; the message says what was found, what was expected, what to do."""

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import base64
 import contextlib
-import errno
 import http.client
 import os
 import socket
@@ -22,7 +21,7 @@ from pathlib import Path
 
 import catsdogs
 from catsdogs.data import progress
-from catsdogs.data.errors import ArchiveError, DownloadError, UnreachableError
+from catsdogs.data.errors import DISK_FULL, ArchiveError, DownloadError, UnreachableError
 from catsdogs.data.progress import say
 from catsdogs.text import printable
 
@@ -33,8 +32,6 @@ MIN_SPEED = 1000
 STALL_SECONDS = 30
 #: Statuses after which trying again is of no use.
 GONE = (401, 403, 404, 410)
-#: What the operating system calls a full disk, a full quota and a limit on the size of files.
-DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
 
 USER_AGENT = f"Mozilla/5.0 (compatible; catsdogs/{catsdogs.__version__})"
 
