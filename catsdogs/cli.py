@@ -1,12 +1,14 @@
-"""The command-line interface: ``catsdogs run | predict | serve | export``, or ``python -m catsdogs``."""
+"""The command-line interface: ``catsdogs download | run | predict | serve | export``."""
+
+from __future__ import annotations
 
 import argparse
 import os
 import shutil
-import subprocess
 import sys
 
 from catsdogs import paths
+from catsdogs.data import download
 
 #: The notebooks that train, judge and use the CNN, one after the other; the others are roads of their own.
 DEFAULT_NOTEBOOKS = ("01", "02", "03", "04")
@@ -18,6 +20,8 @@ def main(arguments: list[str] | None = None) -> int:
         prog="python -m catsdogs", description="Cats and dogs: train, judge, publish."
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    downloading = commands.add_parser("download", help="get the photos into data/")
+    download.add_arguments(downloading)
     running = commands.add_parser(
         "run", help="get the photos if there are none and run the notebooks into build/"
     )
@@ -76,6 +80,9 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument("--web", metavar="FOLDER", help="where the page goes (build/web)")
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command == "download":
+            given = [chosen.source] if chosen.file is None else [chosen.source, chosen.file]
+            return download.main(given, program=downloading.prog)
         if chosen.command == "predict":
             return predict_command(chosen.photos, chosen.model, chosen.form)
         if chosen.command == "serve":
@@ -101,19 +108,13 @@ def main(arguments: list[str] | None = None) -> int:
 
 
 def fetch() -> int:
-    """Get the photos if there are none; the synthetic sample where no source can be reached. Returns the exit status."""
-    script = str(paths.PROJECT / "download_data.sh")
+    """Get the photos if there are none; the synthetic sample where no source can be reached.
+
+    Returns the exit status.
+    """
     if paths.photos().exists():
         return 0
-    status = subprocess.run([script]).returncode
-    if status == 3:
-        print(
-            "\nNo source of photos can be reached. Carrying on with the synthetic sample: every figure and number of\n"
-            "this run is marked as synthetic. With the real photos on disk: ./download_data.sh zip FILE\n",
-            flush=True,
-        )
-        status = subprocess.run([script, "synthetic"]).returncode
-    return status
+    return download.main([], synthetic_fallback=True)
 
 
 def run(numbers: list[str] = ()) -> int:
