@@ -76,12 +76,11 @@ class TwoConv(nn.Module):
         self.apply(glorot_uniform)
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
-        x = self.pad(images / 127.5 - 1)
-        x = F.relu(self.norm1(self.pool1(self.conv1(x))))
+        x = self.conv1(self.pad(images / 127.5 - 1))
+        x = F.relu(self.norm1(self.pool1(x)))
         x = F.relu(self.norm2(self.pool2(self.conv2(x))))
-        x = self.dropout(x.flatten(1))
-        x = self.dropout(F.relu(self.norm3(self.dense(x))))
-        return self.output(x).squeeze(1)
+        x = self.norm3(self.dense(self.dropout(x.flatten(1))))
+        return self.output(self.dropout(F.relu(x))).squeeze(1)
 
 
 def build(hyperparameters: dict, network: Callable[..., nn.Module] = TwoConv) -> nn.Module:
