@@ -116,9 +116,9 @@ def fetch() -> int:
     status = subprocess.run([script]).returncode
     if status == 3:
         print(
-            "\nNo source of photos can be reached. Continuing with the synthetic sample: every figure\n"
-            "and number of this run is marked as synthetic. If you have the real photos on disk:\n"
-            "./download_data.sh zip FILE\n",
+            "\nNo source of photos can be reached. Continuing with the synthetic sample: every\n"
+            "figure and number of this run is marked as synthetic. If you have the real photos on\n"
+            "disk: ./download_data.sh zip FILE\n",
             flush=True,
         )
         status = subprocess.run([script, "synthetic"]).returncode
@@ -325,8 +325,8 @@ def execute(folder: Path, chosen: list[Path]) -> int:
             notebooks.run(notebook, folder)
         except PapermillExecutionError as error:
             print(
-                f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: "
-                f"{error.evalue}\nThe cells before it are in {paths.shown(folder / notebook.name)}.",
+                f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"The cells before it are in {paths.shown(folder / notebook.name)}.",
                 file=sys.stderr,
             )
             return 1
