@@ -505,7 +505,7 @@ def _calibration(record):
     side = "below" if temperature < 1 else "above"
     return (
         f"Temperature scaling divides the logit by {temperature:.3f}, fitted on "
-        f"{found['fitted_on']:,} validation photos. That is {side} 1, so on the validation set the "
+        f"{found['fitted_on']:,} validation photos. That is {side} 1: on the validation set, the "
         f"model is slightly {reading}confident. On the test set the calibration error goes from "
         f"{before:.4f} to {after:.4f}: {effect}.\n\n"
         f"Where the calibrated confidence is below {found['unsure_below']:.0%}, the predicted label "
