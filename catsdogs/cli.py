@@ -1,4 +1,7 @@
-"""The command-line interface: ``catsdogs download | run | predict | serve | export``."""
+"""The command-line interface, ``catsdogs download | run | predict | serve | export``.
+
+``python -m catsdogs`` is the same.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,32 @@ import argparse
 import os
 import shutil
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from catsdogs import paths
 from catsdogs.data import download
 
-#: The notebooks that train, judge and use the CNN, one after the other; the others are roads of their own.
+#: The notebooks that train, evaluate and use the CNN, in order; each of the others is optional.
 DEFAULT_NOTEBOOKS = ("01", "02", "03", "04")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m catsdogs", description="Cats and dogs: train, judge, publish."
+        prog="catsdogs", description="Cats vs dogs: train, evaluate, predict and serve."
     )
     commands = parser.add_subparsers(dest="command", required=True)
     downloading = commands.add_parser("download", help="get the photos into data/")
     download.add_arguments(downloading)
     running = commands.add_parser(
-        "run", help="get the photos if there are none and run the notebooks into build/"
+        "run", help="download the photos if there are none, and run notebooks into build/"
     )
     running.add_argument(
         "numbers",
         nargs="*",
         metavar="NN",
-        help="these notebooks, such as 06 09 (by default the main road, 01 to 04)",
+        help="which notebooks to run, such as 06 09 (default: 01 to 04)",
     )
     predict = commands.add_parser(
         "predict",
@@ -103,7 +108,7 @@ def main(arguments: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         if chosen.command == "predict":
             return 130
-        print("\nStopped. The same command goes on where this one was.", file=sys.stderr)
+        print("\nStopped. The same command resumes where this one was.", file=sys.stderr)
         return 130
 
 
@@ -117,20 +122,22 @@ def fetch() -> int:
     return download.main([], synthetic_fallback=True)
 
 
-def run(numbers: list[str] = ()) -> int:
-    """Run notebooks into ``build/`` and say where to look. Nothing tracked by git changes.
+def run(numbers: Sequence[str] = ()) -> int:
+    """Run notebooks into ``build/`` and print where to look; returns the exit status.
 
-    `numbers`, such as ``["06", "09"]``, chooses among them; none means the first four, which train and use the CNN.
+    `numbers`, such as ``["06", "09"]``, chooses notebooks; none means `DEFAULT_NOTEBOOKS`. No file
+    that is tracked by Git changes.
     """
     build = paths.PROJECT / "build"
-    # The shipped model stays what it is: this run's goes beside its notebooks.
+    # The included model is left alone: this run's model goes beside its notebooks.
     os.environ["CATSDOGS_MODELS"] = str(build / "models")
     from catsdogs.data import dataset
     from catsdogs.training import records
 
     chosen = chosen_notebooks(numbers or DEFAULT_NOTEBOOKS)
     if numbers and chosen:
-        # Notebooks run by themselves may need what an earlier one makes: what ships stands in for it.
+        # A notebook that runs alone may need what an earlier one makes: the included models and
+        # records take its place.
         (build / "models").mkdir(parents=True, exist_ok=True)
         for shipped in (paths.PROJECT / "models").glob("*.*"):
             if (
@@ -143,18 +150,21 @@ def run(numbers: list[str] = ()) -> int:
         return status
     if numbers:
         print(
-            f"\nLook at {', '.join(paths.shown(build / path.name) for path in chosen)}, or the pages of the same names."
+            f"\nThe executed notebooks, each also as .html: "
+            f"{', '.join(paths.shown(build / path.name) for path in chosen)}"
         )
         return 0
 
     name = records.run_name("cats_vs_dogs")
-    accuracy = records.read(name)["metrics"]["test"]["accuracy"]
+    test = records.read(name)["metrics"]["test"]
+    accuracy = test["accuracy"]
     print(
-        f"\nLook at {paths.shown(build)}/03_read_the_results.html first; the notebooks and the model are beside it."
-        f"\nTest accuracy: {accuracy['value']:.1%} (95% interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
+        f"\nOpen {paths.shown(build)}/03_read_the_results.html first; the other notebooks and the "
+        f"model are beside it.\n{accuracy['value']:.1%} test accuracy, 95% CI "
+        f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, n = {test['photos']:,}"
         + (
-            " -- on the SYNTHETIC sample, which says nothing about photos.\nFor real ones: ./download_data.sh (see --help), "
-            "then make run again."
+            ", on the SYNTHETIC sample, which tells nothing about photos.\n"
+            "For real ones: ./download_data.sh (see --help), then run this again."
             if dataset.is_synthetic()
             else ""
         )
@@ -259,8 +269,6 @@ def serve_command(host: str, port: int, model: str | None) -> int:
 
 def export_command(model: str | None, output: str | None, web: str | None) -> int:
     """Write the model in all other formats, and the folder for browsers; returns the exit status."""
-    from pathlib import Path
-
     from catsdogs.serving.predictor import ModelError
     from catsdogs.text import printable
 
@@ -287,13 +295,13 @@ def export_command(model: str | None, output: str | None, web: str | None) -> in
     return 0
 
 
-def chosen_notebooks(numbers):
-    """The notebooks whose names begin with `numbers`, or all; None, and a line that says so, where one is not there or cannot run."""
+def chosen_notebooks(numbers: Sequence[str]) -> list[Path] | None:
+    """The notebooks with these numbers, or all; None, after a message, if one cannot run."""
     from catsdogs import notebooks
 
     found = {path.name[:2]: path for path in notebooks.all_notebooks()}
     if unknown := [number for number in numbers if number not in found]:
-        print(f"No notebook {', '.join(unknown)}: expected of {', '.join(found)}", file=sys.stderr)
+        print(f"No notebook {', '.join(unknown)}: choose from {', '.join(found)}", file=sys.stderr)
         return None
     chosen = [found[number] for number in sorted(set(numbers or found))]
     for notebook in chosen:
@@ -303,7 +311,8 @@ def chosen_notebooks(numbers):
     return chosen
 
 
-def execute(folder, chosen):
+def execute(folder: Path, chosen: list[Path]) -> int:
+    """Execute the notebooks `chosen` into `folder` until one fails; returns the exit status."""
     from papermill import PapermillExecutionError
 
     from catsdogs import notebooks
@@ -314,7 +323,7 @@ def execute(folder, chosen):
         except PapermillExecutionError as error:
             print(
                 f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                f"What ran until then is in {paths.shown(folder / notebook.name)}.",
+                f"The cells before it are in {paths.shown(folder / notebook.name)}.",
                 file=sys.stderr,
             )
             return 1

@@ -254,7 +254,7 @@ def test_a_notebook_run_by_itself_has_what_ships_in_place_of_what_others_make(
         ).exists() and paths.models() == paths.PROJECT / "build" / "models"
     assert (
         command_line.main(["run", "77"]) == 2
-        and "No notebook 77: expected of 01, 02" in capsys.readouterr().err
+        and "No notebook 77: choose from 01, 02" in capsys.readouterr().err
     )
 
 
@@ -264,13 +264,13 @@ def test_a_notebook_that_needs_what_is_not_installed_says_so_and_the_others_run(
     monkeypatch.setitem(
         notebooks._EXTRAS,
         "07_the_same_in_pytorch.ipynb",
-        ("no_such_package", "requirements-torch.txt"),
+        ("no_such_package", "torch"),
     )
     monkeypatch.setenv("CATSDOGS_MODELS", "set by run() itself")
     assert command_line.main(["run", "07"]) == 2
     assert capsys.readouterr().err == (
         "07_the_same_in_pytorch.ipynb cannot run: it needs no_such_package: "
-        "pip install -r requirements-torch.txt\n"
+        'pip install -e ".[torch]"\n'
     )
     assert [
         path.name[:2] for path in command_line.chosen_notebooks(command_line.DEFAULT_NOTEBOOKS)
