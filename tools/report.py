@@ -322,6 +322,8 @@ def _number(value):
 
 
 def _value(measure):
+    if "low" not in measure:  # the calibration error has no interval
+        return f"{measure['value']:.4f}"
     return f"{measure['value']:.4f} ({measure['low']:.4f} to {measure['high']:.4f})"
 
 
