@@ -43,8 +43,10 @@ def test_a_row_says_how_many_times_better_ours_is():
     assert "| an epoch | tensorflow | 2 s | 6 s | **3×** | 3× | theirs |" in report.speed_table(
         [slower, faster, alone]
     )
-    figure = plots.comparison([slower, faster], title="here")
-    assert [bar.get_width() for bar in figure.axes[0].patches] == [3, 2]
+    rows = [line | {"measurement": "epoch"} for line in (slower, faster, alone)]
+    figure = plots.speedups(rows, title="here")
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert [dot.get_xdata()[0] for dot in dots] == [3, 2]
     plots.close(figure)
 
 

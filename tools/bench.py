@@ -798,9 +798,7 @@ def main() -> None:
     build.mkdir(exist_ok=True)
     if arguments.publish and arguments.measurements:
         result = merged(json.loads((build / "bench.json").read_text()), result)
-    figure = plots.comparison(
-        [line for line in result["rows"] if line["speedup"]], title=result["machine"]
-    )
+    figure = plots.speedups(result["rows"], title=result["machine"])
     (build / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
     figure.savefig(build / "bench.png")
     print(
