@@ -1,14 +1,17 @@
 """The label audit: swapped labels rank first, and no photo is judged by a copy of itself."""
 
+from types import SimpleNamespace
+
 import numpy as np
 import pandas as pd
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import log_loss
 from sklearn.model_selection import StratifiedGroupKFold
 from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
-from catsdogs.analysis import audit
+from catsdogs.analysis import audit, metrics
 
 
 def sample(swapped=()):
@@ -93,6 +96,28 @@ def test_the_manual_review_has_verdicts_and_label_issues_are_all_but_the_right_o
     assert (reviewed.verdict[issues] != "right").all()
     # A swapped label that was reported before, and reviewed, was found to be wrong.
     assert (reviewed.verdict[reviewed.index.isin(audit.KNOWN_SWAPPED)] == "wrong").all()
+
+
+def test_leaving_out_swapped_labels_trains_on_fewer_photos_and_is_judged_by_the_same(monkeypatch):
+    swapped = list(range(0, 60, 2))  # so many that the classifier suffers
+    values, labels, rows = sample(swapped)
+    train = SimpleNamespace(values=values, labels=labels, names=list(rows.photo))
+    clean_values, clean_labels, clean_rows = sample()
+    val = SimpleNamespace(values=clean_values, labels=clean_labels, names=list(clean_rows.photo))
+    evaluated = []
+
+    def evaluate(labels, probabilities):
+        evaluated.append((labels, probabilities))
+        return metrics.evaluate(labels, probabilities, resamples=5)
+
+    monkeypatch.setattr(audit, "evaluate", evaluate)
+    table = audit.effect_of_leaving_out(train, val, rows.photo[swapped], C=1.0)
+    assert list(table.photos) == ["200", "170"]
+    assert all((labels == clean_labels).all() for labels, _ in evaluated)
+    with_them, without = (log_loss(*found) for found in evaluated)
+    assert without < with_them
+    for row, loss in zip(table.itertuples(index=False), (with_them, without)):
+        assert row[3].startswith(f"{loss:.4f} (") and "%" in row[2]
 
 
 def test_imagenet_shares_are_those_of_its_cats_and_dogs():

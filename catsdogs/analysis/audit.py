@@ -1,5 +1,7 @@
 """Find label errors: compare each label with a prediction of a model not trained on that photo."""
 
+from collections.abc import Collection
+
 import numpy as np
 import pandas as pd
 from sklearn.linear_model import LogisticRegression
@@ -8,6 +10,8 @@ from sklearn.pipeline import make_pipeline
 from sklearn.preprocessing import StandardScaler
 
 from catsdogs import paths
+from catsdogs.analysis.compare import interval, percent
+from catsdogs.analysis.metrics import evaluate
 
 #: Photos of this archive whose labels have been reported as swapped.
 KNOWN_SWAPPED = (
@@ -95,6 +99,38 @@ def rank(rows: pd.DataFrame, probabilities) -> pd.DataFrame:
         ["label_error_probability", "photo"], ascending=[False, True], ignore_index=True
     )
     return table.assign(rank=np.arange(1, len(table) + 1))
+
+
+def effect_of_leaving_out(
+    train,
+    val,
+    photos: Collection[str],
+    *,
+    C: float,  # noqa: N803 (scikit-learn's name)
+) -> pd.DataFrame:
+    """A table of two `classifier`: trained on all of `train`, and without `photos`.
+
+    `train` and `val` are `catsdogs.networks.features.Features`. Both classifiers are evaluated on
+    all of `val`: validation accuracy and log loss, with 95% confidence intervals.
+    """
+    rows = []
+    for training_set, keep in (
+        ("all photos", np.full(len(train.labels), True)),
+        ("without the label issues", ~np.isin(train.names, list(photos))),
+    ):
+        model = classifier(C).fit(train.values[keep], train.labels[keep])
+        found = evaluate(val.labels, model.predict_proba(val.values)[:, 1])
+        accuracy, log_loss = found["accuracy"], found["log_loss"]
+        rows.append(
+            {
+                "training set": training_set,
+                "photos": f"{keep.sum():,}",
+                "validation accuracy (95% CI)": f"{percent(accuracy)} ({interval(accuracy)})",
+                "log loss (95% CI)": f"{log_loss['value']:.4f} "
+                f"({log_loss['low']:.4f} to {log_loss['high']:.4f})",
+            }
+        )
+    return pd.DataFrame(rows)
 
 
 def imagenet_shares(logits) -> pd.DataFrame:
