@@ -54,10 +54,9 @@ def test_a_row_has_the_speedup_over_the_baseline():
 
 def test_the_chart_is_drawn_from_the_result(tmp_path, monkeypatch):
     drawn = []
-    name = "speedups" if hasattr(plots, "speedups") else "comparison"
-    draw = getattr(plots, name)
+    draw = plots.speedups
     monkeypatch.setattr(
-        plots, name, lambda rows, *, title: drawn.extend(rows) or draw(rows, title=title)
+        plots, "speedups", lambda rows, *, title: drawn.extend(rows) or draw(rows, title=title)
     )
     rows = [
         bench.row("one epoch", "s", 2.0, 6.0, "theirs", 3) | {"measurement": "epoch"},
@@ -70,6 +69,19 @@ def test_the_chart_is_drawn_from_the_result(tmp_path, monkeypatch):
     assert [row["speedup"] for row in drawn] == [3]  # no shares or costs, which are no speedups
     with Image.open(tmp_path / "bench.png") as image:
         assert image.info["bench_sha256"] == files.sha256(result)
+
+
+def test_each_row_of_the_chart_is_a_dot_at_its_speedup():
+    rows = [
+        bench.row("one epoch", "s", 2.0, 6.0, "theirs", 3) | {"measurement": "epoch"},
+        bench.row("reading", "photos/s", 100.0, 50.0, "theirs", higher_is_better=True)
+        | {"measurement": "reading"},
+        bench.row("one epoch", "s", 2.0, None, "none", backend="jax") | {"measurement": "epoch"},
+    ]
+    figure = plots.speedups(rows, title="here")
+    dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+    assert sorted(dot.get_xdata()[0] for dot in dots) == [2, 3]
+    plots.close(figure)
 
 
 def test_the_warm_up_round_does_not_count_and_rounds_alternate():
