@@ -146,7 +146,7 @@ def test_the_upper_part_on_the_lower_one_is_the_whole_network(block):
     assert lower.count_params() + upper.count_params() == model.count_params()
 
 
-# --- weights that are missing or malformed ---------------------------------------------------------
+# --- weights that are missing or malformed -------------------------------------------------------
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
@@ -207,7 +207,7 @@ def test_a_network_of_keras_applications_brings_its_own_scaling(monkeypatch):
     np.testing.assert_allclose(model.predict_on_batch(photos), expected, atol=1e-4)
 
 
-# --- features --------------------------------------------------------------------------------------
+# --- features ------------------------------------------------------------------------------------
 
 
 @pytest.fixture

@@ -34,7 +34,7 @@ def test_the_keras_head_predicts_what_the_regression_does():
     head = transfer.dense_head(pipeline)
     expected = pipeline.predict_proba(train.values)[:, 1]
     np.testing.assert_allclose(head.predict_on_batch(train.values)[:, 0], expected, atol=1e-5)
-    np.testing.assert_allclose(transfer.predict(head, train), expected, atol=1e-5)
+    np.testing.assert_allclose(transfer.predict(head, train.values), expected, atol=1e-5)
     assert head.count_params() == 9
 
 
@@ -47,7 +47,7 @@ def test_c_is_the_inverse_of_the_regularization_strength():
 def tuning(synthetic):
     """What `fine_tune` needs: the upper part of a tiny backbone, its head, feature maps, a dataset.
 
-    The photos' own brightness tells the two classes apart.
+    The mean of the feature maps tells the two classes apart.
     """
     dataset = Dataset("full", progress=False)
 
@@ -82,7 +82,7 @@ def test_at_the_start_it_predicts_what_the_head_does_and_a_rate_of_0_changes_not
     upper, head, train, *rest = tuning(LEARNING_RATE=0.0, EPOCHS=1)
     expected = head.predict(upper.predict(train.values.astype(np.float32), verbose=0), verbose=0)
     model, _ = transfer.fine_tune(upper, head, train, *rest)
-    np.testing.assert_allclose(transfer.predict(model, train), expected[:, 0], atol=1e-5)
+    np.testing.assert_allclose(transfer.predict(model, train.values), expected[:, 0], atol=1e-5)
 
 
 def test_batch_normalization_stays_frozen_and_the_rest_learns(tuning):

@@ -81,7 +81,9 @@ def fine_tune(
     return model, fit(model, maps, val_maps, p, key, resume=resume)
 
 
-def predict(model: keras.Model, features: Features) -> np.ndarray:
-    """The probability of "dog", (photos,), by a `dense_head`, or by the model of `fine_tune`."""
-    values = features.values.astype(np.float32, copy=False)
-    return model.predict(values, batch_size=256, verbose=0)[:, 0]
+def predict(model: keras.Model, values: np.ndarray) -> np.ndarray:
+    """The probability of "dog", (photos,), by a `dense_head` or the model of `fine_tune`.
+
+    `values` are features, (photos, features), or feature maps, of any floating-point type.
+    """
+    return model.predict(values.astype(np.float32, copy=False), batch_size=256, verbose=0)[:, 0]
