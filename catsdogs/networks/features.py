@@ -1,4 +1,4 @@
-"""Features extracted by frozen pretrained backbones: computed once, kept on disk, opened as arrays."""
+"""Features extracted by frozen pretrained backbones: computed once, cached on disk."""
 
 import hashlib
 import zipfile
@@ -14,20 +14,20 @@ from tqdm.auto import tqdm
 
 from catsdogs import files, paths
 from catsdogs.data.dataset import Dataset
-from catsdogs.data.decode import RESIZING, decode_all
+from catsdogs.data.decode import RESIZING, PhotoError, decode_all
 from catsdogs.networks import pretrained
 
-#: Photos per file of the cache: what is lost at most when the power fails.
+#: Photos per file of the cache: the most that an interruption loses.
 CHUNK = 256
 _BATCH = 32
 
 
 @dataclass(frozen=True)
 class Features:
-    """Features of some photos.
+    """The features of some photos.
 
-    ``values``: float32, shape (photos, features). ``labels``: uint8, shape (photos,), 0 for a cat and 1 for a dog.
-    ``names``: paths below ``data/PetImages``, such as ``Cat/17.jpg``.
+    ``values``: float32, (photos, features). ``labels``: uint8, (photos,), 0 for a cat and 1 for a
+    dog. ``names``: paths below ``data/PetImages``, such as ``Cat/17.jpg``.
     """
 
     values: np.ndarray
@@ -39,10 +39,11 @@ class Features:
 
 
 class FeatureSet:
-    """Features of the photos of `dataset` by `networks`, side by side: ``train``, ``val`` and ``test``, as in `Dataset`.
+    """The features of the photos of `dataset`: ``train``, ``val`` and ``test``, as in `Dataset`.
 
-    `networks` maps names (see `catsdogs.networks.pretrained`) to the size, in pixels per side, of the images they are given.
-    With `flip`, the features of a photo and of its horizontal flip are averaged (test-time augmentation).
+    `networks` maps the names of backbones (see `catsdogs.networks.pretrained`) to the size, in
+    pixels per side, of the images they are given; the features of several are concatenated. With
+    `flip`, the features of a photo and of its horizontal flip are averaged (test-time augmentation).
     """
 
     def __init__(
@@ -53,12 +54,8 @@ class FeatureSet:
         flip: bool = False,
         progress: bool = True,
     ):
-        self.dataset, self.networks, self.flip, self.progress = (
-            dataset,
-            dict(networks),
-            flip,
-            progress,
-        )
+        self.dataset, self.networks = dataset, dict(networks)
+        self.flip, self.progress = flip, progress
 
     @cached_property
     def train(self) -> Features:
@@ -76,25 +73,18 @@ class FeatureSet:
         return self._features("test")
 
     def _features(self, subset):
-        # All good photos are computed, in one order, whatever their subset: so the files fit every split.
+        # Always computed for all good photos, in one order, so that every split shares the cache.
         good = self.dataset.table[self.dataset.table.problem == ""]
         rows = self.dataset.rows[self.dataset.rows.subset == subset]
         position = pd.Series(np.arange(len(good)), index=good.photo)[rows.photo].to_numpy()
-        parts = []
-        for network, size in self.networks.items():
-            views = [
-                compute(
-                    list(good.photo),
-                    list(good.sha256),
-                    network,
-                    size,
-                    flip=flip,
-                    progress=self.progress,
-                )[position]
-                for flip in ((False, True) if self.flip else (False,))
-            ]
-            parts.append(sum(views) / len(views))
-        return Features(np.hstack(parts), rows.label.to_numpy(np.uint8), list(rows.photo))
+        values = compute_all(
+            list(good.photo),
+            list(good.sha256),
+            self.networks,
+            flip=self.flip,
+            progress=self.progress,
+        )
+        return Features(values[position], rows.label.to_numpy(np.uint8), list(rows.photo))
 
 
 def load_maps(
@@ -106,16 +96,39 @@ def load_maps(
     *,
     progress: bool = True,
 ) -> Features:
-    """The output of `block` of an EfficientNet-Lite for one subset of `dataset`: feature maps in place of features.
+    """The feature maps of `block` of an EfficientNet-Lite for one subset of `dataset`.
 
-    ``values`` are float16, (photos, height, width, channels), for the second half of `catsdogs.networks.pretrained.split`
-    to train on.
+    ``values`` are float16, (photos, height, width, channels): the input of the upper part of
+    `catsdogs.networks.pretrained.split`.
     """
     rows = dataset.rows[dataset.rows.subset == subset]
     values = compute(
         list(rows.photo), list(rows.sha256), network, image_size, block=block, progress=progress
     )
     return Features(values, rows.label.to_numpy(np.uint8), list(rows.photo))
+
+
+def compute_all(
+    photos: Sequence[str],
+    contents: Sequence[str],
+    networks: dict[str, int],
+    *,
+    flip: bool = False,
+    **options,
+) -> np.ndarray:
+    """The features of `photos` by each of `networks`, concatenated: float32, (photos, features).
+
+    `networks` maps names to image sizes. With `flip`, the features of each photo and of its
+    horizontal flip are averaged. `options` are those of `compute`.
+    """
+    parts = []
+    for network, size in networks.items():
+        views = [
+            compute(photos, contents, network, size, flip=flipped, **options)
+            for flipped in ((False, True) if flip else (False,))
+        ]
+        parts.append(sum(views) / len(views))
+    return np.hstack(parts)
 
 
 def compute(
@@ -128,60 +141,75 @@ def compute(
     runtime: str | None = None,
     block: int | None = None,
     folder: Path | None = None,
+    errors: str = "raise",
     progress: bool = True,
 ) -> np.ndarray:
-    """Features of `photos` by `network`, float32, shape (photos, features); of their horizontal flips if `flip`.
+    """The features of `photos` by `network`, float32, (photos, features).
 
-    With `block`, in place of features what that block of an EfficientNet-Lite gives, counted from 0: float16, shape
-    (photos, height, width, channels), by Keras.
+    With `flip`, those of the horizontal flips. With `block`, the feature maps of that block of an
+    EfficientNet-Lite, counted from 0, computed by Keras: float16, (photos, height, width, channels).
 
-    `photos` are paths below `folder` (by default ``data/PetImages``) and `contents` the SHA-256 of each file. `runtime` is
-    one of `catsdogs.networks.pretrained.runtimes`, by default the first.
+    `photos` are paths below `folder` (by default ``data/PetImages``) and `contents` the SHA-256 of
+    each file. `runtime` is one of `catsdogs.networks.pretrained.runtimes`, by default the first.
 
-    They are kept in ``data/features``, `CHUNK` photos a file, named by the photos' content, the network, the size, the
-    runtime and the way of resizing. So what was computed before an interruption is not computed again, and photos that
-    change are. A file that is damaged is made anew.
+    Features are cached in ``data/features``, `CHUNK` photos per file. A file's name depends on the
+    content of the photos, the network, the size, the runtime and the way of resizing. So work done
+    before an interruption is not repeated, and photos that change are computed anew, as is a file
+    that is damaged.
 
-    Raises what `catsdogs.networks.pretrained.extractor` does, and `catsdogs.data.decode.PhotoError` for a photo that cannot be decoded.
+    Raises what `catsdogs.networks.pretrained.extractor` does, and
+    `catsdogs.data.decode.PhotoError`, which names the file, for a photo that cannot be decoded.
+    With ``errors="nan"``, its features are NaN instead.
     """
+    if errors not in ("raise", "nan"):
+        raise ValueError(f"errors={errors!r}: expected 'raise' or 'nan'")
     size = image_size or pretrained.default_size(network)
     runtime = "keras" if block is not None else runtime or pretrained.runtimes(network)[0]
-    kind = (np.float32, 2) if block is None else (np.float16, 4)
+    dtype, dimensions = (np.float32, 2) if block is None else (np.float16, 4)
     folder = Path(folder or paths.photos())
     starts = range(0, len(photos), CHUNK)
-    output = [
+    chunks = [photos[start : start + CHUNK] for start in starts]
+    cached = [
         _file(contents[start : start + CHUNK], network, size, flip, runtime, block)
         for start in starts
     ]
-    found = [
-        _read(file, len(photos[start : start + CHUNK]), *kind)
-        for file, start in zip(output, starts)
-    ]
+    found = [_read(file, len(chunk), dtype, dimensions) for file, chunk in zip(cached, chunks)]
     if missing := [index for index, values in enumerate(found) if values is None]:
         extract = pretrained.extractor(network, size, runtime, block=block)
-        title = f"{network}, {size}×{size}{', flipped' if flip else ''}"
         done = sum(len(values) for values in found if values is not None)
         with tqdm(
             total=len(photos),
             initial=done,
             unit=" photos",
-            desc=title,
+            desc=f"{network}, {size}×{size}{', flipped' if flip else ''}",
             disable=not progress,
             mininterval=0.5,
         ) as bar:
             for index in missing:
-                chunk = photos[starts[index] : starts[index] + CHUNK]
-                decoded = decode_all((folder / photo for photo in chunk), size)
-                parts = []
-                while batch := list(islice(decoded, _BATCH)):
-                    pixels = np.stack(batch)
-                    parts.append(
-                        extract(np.ascontiguousarray(pixels[:, :, ::-1]) if flip else pixels)
-                    )
-                    bar.update(len(batch))
-                found[index] = np.concatenate(parts).astype(kind[0])
-                _write(output[index], found[index])
+                values = _extract(extract, folder, chunks[index], size, flip, errors, bar)
+                found[index] = values.astype(dtype)
+                # NaN is not cached: a photo may become readable, with a package more, say.
+                if not np.isnan(values).any():
+                    _write(cached[index], found[index])
     return np.concatenate(found)
+
+
+def _extract(extract, folder, photos, size, flip, errors, bar):
+    """The features of one chunk of photos, in batches; NaN where one cannot be decoded."""
+    decoded = zip(photos, decode_all((folder / photo for photo in photos), size, errors="return"))
+    parts = []
+    while batch := list(islice(decoded, _BATCH)):
+        for photo, pixels in batch:
+            if isinstance(pixels, PhotoError) and errors == "raise":
+                raise PhotoError(f"{paths.shown(folder / photo)}: {pixels}")
+        good = np.array([not isinstance(pixels, PhotoError) for _, pixels in batch])
+        # A black image in place of a damaged one: it keeps the shape of the batch, and is dropped.
+        black = np.zeros((size, size, 3), np.uint8)
+        images = np.stack([pixels if ok else black for (_, pixels), ok in zip(batch, good)])
+        values = extract(np.ascontiguousarray(images[:, :, ::-1]) if flip else images)
+        parts.append(np.where(good.reshape(-1, *[1] * (values.ndim - 1)), values, np.nan))
+        bar.update(len(batch))
+    return np.concatenate(parts)
 
 
 def _file(contents, network, size, flip, runtime, block=None):
@@ -198,17 +226,14 @@ def _file(contents, network, size, flip, runtime, block=None):
 
 
 def _read(path, count, dtype, dimensions):
-    """The features in `path`, or None unless they are there, for `count` photos, and every byte is as it was written."""
+    """The features in `path`, or None where they are missing, damaged or of the wrong shape."""
     try:
         with np.load(path) as file:  # a zip archive, so its checksum is checked
             values = file["features"]
-        return (
-            values
-            if values.dtype == dtype and values.ndim == dimensions and len(values) == count
-            else None
-        )
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
         return None
+    expected = values.dtype == dtype and values.ndim == dimensions and len(values) == count
+    return values if expected else None
 
 
 def _write(path, values):
