@@ -345,28 +345,6 @@ def photo_grid(images, titles, *, columns: int = 6, maps=None, size: float = 1.7
     return figure
 
 
-def classified(predictor, photos, *, columns: int = 6) -> Figure:
-    """`photos`, paths or (name, bytes), with what `predictor` says of each, and where it looked, where it can tell.
-
-    A photo that cannot be read is an empty place with the reason. Wants at least one photo.
-    """
-    from catsdogs.data.decode import PhotoError, decode
-    from catsdogs.serving.predictor import predict_photos
-
-    images, titles = [], []
-    for photo, answer in zip(photos, predict_photos(predictor, photos)):
-        try:
-            images.append(decode(photo[1] if isinstance(photo, tuple) else photo, predictor.size))
-            titles.append(
-                f"{answer.label}, {answer.confidence:.0%} sure\n{answer.probability:.3f} dog"
-            )
-        except PhotoError:
-            images.append(np.full((predictor.size, predictor.size, 3), 255, np.uint8))
-            titles.append(f"no answer\n{answer.problem[:30]}")
-    maps = predictor.explain(np.stack(images))[1] if predictor.explain else None
-    return photo_grid(images, titles, columns=min(columns, len(images)), maps=maps)
-
-
 @_styled
 def filters(kernel, *, columns: int = 16) -> Figure:
     """The filters of a first convolution: `kernel` of shape (height, width, 3, filters), each scaled to 0 to 1."""
