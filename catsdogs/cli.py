@@ -38,51 +38,78 @@ def main(arguments: list[str] | None = None) -> int:
     )
     predict = commands.add_parser(
         "predict",
-        help="say of photos whether they show a cat or a dog",
-        description="Prints a line a photo: its path, cat or dog or unsure, the probability of dog. Photos that cannot be read are "
-        "named on stderr. Exit status 0: all were read, 1: some were not, 2: wrong usage, or no model to use.",
+        help="classify photos as cat or dog",
+        description="Prints one line per photo with three columns, separated by two spaces: the "
+        "photo's path; the label: cat, dog, or unsure where the confidence is too low; the "
+        "probability of dog, 0 to 1. Photos that cannot be read are reported on standard error. "
+        "Exit status 0: all photos were classified, 1: some could not be read, 2: wrong usage, or "
+        "a model that cannot be used.",
     )
     predict.add_argument(
-        "photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders with all folders in them"
+        "photos",
+        nargs="+",
+        metavar="PHOTO_OR_FOLDER",
+        help="a photo, or a folder to search recursively",
     )
     predict.add_argument(
         "--model",
         metavar="PATH",
-        help="a .keras, .onnx or .tflite file (models/cats_vs_dogs.keras)",
+        help="a .keras, .onnx or .tflite file (default: models/cats_vs_dogs.keras)",
     )
     form = predict.add_mutually_exclusive_group()
     form.add_argument(
-        "--json", dest="form", action="store_const", const="json", help="a JSON object a line"
+        "--json",
+        dest="form",
+        action="store_const",
+        const="json",
+        help="print one JSON object per line: photo, label, probability, confidence (the "
+        "calibrated probability of the more likely class)",
     )
     form.add_argument(
         "--csv",
         dest="form",
         action="store_const",
         const="csv",
-        help="comma-separated, with a header",
+        help="print comma-separated values: the same fields, with a header",
     )
     serve = commands.add_parser(
         "serve",
-        help="answer over HTTP, with a page for photos",
-        description="Needs only requirements-serve.txt. Ends on Ctrl-C "
-        "or SIGTERM, once the requests in flight are answered. Exit status 2: no model to use, or no such port.",
+        help="run the HTTP service, with a web page for photos",
+        description="Classifies photos over HTTP; /docs describes the API. Needs only the packages "
+        "in requirements-serve.txt. Shuts down gracefully on Ctrl-C or SIGTERM: requests in flight "
+        "are answered first. Exit status 2: a model that cannot be used, or an address that cannot "
+        "be bound.",
     )
     serve.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to listen at; 0.0.0.0 is all of them (127.0.0.1: this machine only)",
+        help="the address to bind to; 0.0.0.0 binds to all interfaces (default: 127.0.0.1, that "
+        "is localhost, which other machines cannot reach)",
     )
-    serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (8000)")
-    serve.add_argument("--model", metavar="PATH", help="an .onnx file (models/cats_vs_dogs.onnx)")
+    serve.add_argument(
+        "--port", type=int, default=8000, help="the port; 0 picks a free one (default: 8000)"
+    )
+    serve.add_argument(
+        "--model", metavar="PATH", help="an .onnx file (default: models/cats_vs_dogs.onnx)"
+    )
     export = commands.add_parser(
         "export",
-        help="write the model as ONNX and LiteRT, and a folder in which browsers classify",
-        description="Writes NAME.onnx, NAME.tflite and NAME_int8.tflite beside the model, and the folder. The 8-bit file needs "
-        "photos to measure by: training photos in data/. The folder needs npm.",
+        help="export the model as ONNX and LiteRT, and as a static site",
+        description="Writes NAME.onnx, NAME.tflite and NAME_int8.tflite, and a static site that "
+        "classifies photos in the visitor's browser. Quantization to 8 bits needs training photos "
+        "in data/ as its representative dataset; without them, NAME_int8.tflite is left out. The "
+        "static site needs npm. Exit status 2: a model that cannot be used or exported, or a "
+        "folder that cannot be written.",
     )
-    export.add_argument("--model", metavar="PATH", help="a .keras file (models/cats_vs_dogs.keras)")
-    export.add_argument("--output", metavar="FOLDER", help="where the files go (beside the model)")
-    export.add_argument("--web", metavar="FOLDER", help="where the page goes (build/web)")
+    export.add_argument(
+        "--model", metavar="PATH", help="a .keras file (default: models/cats_vs_dogs.keras)"
+    )
+    export.add_argument(
+        "--output", metavar="FOLDER", help="where the model files go (default: beside the model)"
+    )
+    export.add_argument(
+        "--web", metavar="FOLDER", help="where the static site goes (default: build/web)"
+    )
     chosen = parser.parse_args(arguments)
     try:
         if chosen.command == "download":
@@ -95,14 +122,14 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "export":
             return export_command(chosen.model, chosen.output, chosen.web)
         return run(chosen.numbers)
-    except BrokenPipeError:  # whoever read the answers, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of the predictions, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         if chosen.command != "predict":
             raise
-        # Photos' own errors are answers: this is about where the answers go, such as a full disk.
-        print(f"cannot write the answers: {error.strerror}", file=sys.stderr)
+        # Unreadable photos are reported one by one: this is about the output, such as a full disk.
+        print(f"cannot write the predictions: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 2
     except KeyboardInterrupt:
@@ -173,24 +200,24 @@ def run(numbers: Sequence[str] = ()) -> int:
 
 
 def predict_command(given: list[str], model: str | None = None, form: str | None = None) -> int:
-    """Print what the model says of the photos and folders `given`; returns the exit status.
+    """Print the predictions for the photos and folders `given`; returns the exit status.
 
-    `form` is ``"json"``, ``"csv"`` or None for lines to read.
+    `form` is ``"json"``, ``"csv"`` or None for human-readable lines.
     """
     import csv
     import json
 
     from tqdm import tqdm
 
-    from catsdogs.serving.predictor import ModelError, find_photos, load_predictor, predict_photos
+    from catsdogs.serving.photos import find_photos
+    from catsdogs.serving.predictor import ModelError, load_predictor, predict_photos
     from catsdogs.text import printable
 
     if sys.stdout is None:
-        print("cannot write the answers: standard output is closed", file=sys.stderr)
+        print("cannot write the predictions: standard output is closed", file=sys.stderr)
         return 2
-    sys.stdout.reconfigure(
-        errors="backslashreplace"
-    )  # names of files may have letters that the terminal's encoding has not
+    # File names may have characters that the terminal's encoding lacks.
+    sys.stdout.reconfigure(errors="backslashreplace")
     status, photos = 0, []
     for path in given:
         found = list(find_photos([path]))
@@ -206,39 +233,43 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
         table.writerow(["photo", "label", "probability", "confidence"])
-    # The bar would be torn by answers in the same terminal.
+    # Predictions in the same terminal would break up the progress bar.
     hidden = len(photos) < 200 or not sys.stderr.isatty() or sys.stdout.isatty()
-    for answer in tqdm(
+    for prediction in tqdm(
         predict_photos(predictor, photos), total=len(photos), unit=" photos", disable=hidden
     ):
-        photo = printable(answer.photo)
-        if answer.label is None:
-            tqdm.write(f"{photo}: {answer.problem}", file=sys.stderr)
+        photo = printable(prediction.photo)
+        if prediction.label is None:
+            tqdm.write(f"{photo}: {prediction.error}", file=sys.stderr)
             status = 1
         elif form == "json":
             print(
                 json.dumps(
                     {
-                        "photo": answer.photo,
-                        "label": answer.label,
-                        "probability": round(answer.probability, 6),
-                        "confidence": round(answer.confidence, 6),
+                        "photo": prediction.photo,
+                        "label": prediction.label,
+                        "probability": round(prediction.probability, 6),
+                        "confidence": round(prediction.confidence, 6),
                     }
                 )
             )
         elif form == "csv":
             table.writerow(
-                [photo, answer.label, f"{answer.probability:.6f}", f"{answer.confidence:.6f}"]
+                [
+                    photo,
+                    prediction.label,
+                    f"{prediction.probability:.6f}",
+                    f"{prediction.confidence:.6f}",
+                ]
             )
         else:
-            print(f"{photo}  {answer.label}  {answer.probability:.4f}")
+            print(f"{photo}  {prediction.label}  {prediction.probability:.4f}")
     sys.stdout.flush()
     return status
 
 
 def serve_command(host: str, port: int, model: str | None) -> int:
-    """Prediction over HTTP until stopped; returns the exit status."""
-    path = model or paths.models() / "cats_vs_dogs.onnx"
+    """Run the HTTP service until it is stopped; returns the exit status."""
     try:
         from catsdogs.serving import app
         from catsdogs.serving.predictor import ModelError
@@ -250,25 +281,22 @@ def serve_command(host: str, port: int, model: str | None) -> int:
         )
         return 2
     try:
-        return app.serve(host, port, path)
+        return app.serve(host, port, model)
     except ModelError as error:
         print(error, file=sys.stderr)
-    except (
-        OSError,
-        OverflowError,
-        TypeError,
-        UnicodeError,
-    ) as error:  # Python has a kind for each way to misspell a host
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:
+        # Python raises a different one for each way to misspell a host.
         print(
-            f"Cannot listen at {printable(host)}, port {port} ({getattr(error, 'strerror', None) or error}): "
-            "choose another with --host and --port",
+            f"Cannot bind to {printable(host)}, port {port} "
+            f"({getattr(error, 'strerror', None) or error}): choose a different address with "
+            "--host and --port",
             file=sys.stderr,
         )
     return 2
 
 
 def export_command(model: str | None, output: str | None, web: str | None) -> int:
-    """Write the model in all other formats, and the folder for browsers; returns the exit status."""
+    """Export the model in every format, and the static site; returns the exit status."""
     from catsdogs.serving.predictor import ModelError
     from catsdogs.text import printable
 
@@ -276,10 +304,10 @@ def export_command(model: str | None, output: str | None, web: str | None) -> in
     files = Path(output) if output else path.parent
     folder = Path(web).resolve() if web else paths.PROJECT / "build" / "web"
     try:
-        from catsdogs.serving import export
+        from catsdogs.serving import export, static_site
 
         export.export_and_compare(path, files)
-        export.web_folder(files / f"{path.stem}.onnx", folder)
+        static_site.build(files / f"{path.stem}.onnx", folder)
     except ModelError as error:
         print(error, file=sys.stderr)
         return 2
@@ -289,8 +317,10 @@ def export_command(model: str | None, output: str | None, web: str | None) -> in
             file=sys.stderr,
         )
         return 2
+    shown = paths.shown(folder)
     print(
-        f"{paths.shown(folder)}: hand it out with any web server, such as python -m http.server -d {paths.shown(folder)}"
+        f"{shown}: a static site. Deploy it to any web server; to try it: "
+        f"python -m http.server -d {shown}"
     )
     return 0
 

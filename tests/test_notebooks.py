@@ -289,9 +289,7 @@ def test_the_committed_notebook_was_run_and_holds_no_photo(name):
     for cell in code:
         assert not any(out.output_type == "error" for out in cell.outputs)
         tags = cell.metadata.get("tags", [])
-        assert ("photo_grid" in cell.source or "plots.classified" in cell.source) == (
-            "photos" in tags
-        ), cell.source
+        assert ("photo_grid" in cell.source) == ("photos" in tags), cell.source
         if "photos" in tags:
             assert [out.get("text") for out in cell.outputs] == [publish.NO_PHOTOS]
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
@@ -393,7 +391,7 @@ def test_new_photos_from_a_folder_and_from_the_web(synthetic_data, tmp_path, mon
         if cell.cell_type == "code"
         and any("image/png" in out.get("data", {}) for out in cell.outputs)
     ]
-    assert sum("plots.classified" in cell.source for cell in pictures) == 2
+    assert sum("explain_photos" in cell.source for cell in pictures) == 2
     tables = "".join(
         out.data["text/html"]
         for cell in cells

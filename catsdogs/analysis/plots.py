@@ -16,7 +16,6 @@ from sklearn import metrics
 
 from catsdogs import CLASS_NAMES
 from catsdogs.data import dataset
-from catsdogs.data.decode import decode_all
 
 TRAIN, VAL, ACCENT = "#8a8f98", "#1f6fb2", "#d1495b"
 BAND, NOTE, LINE = "#e3e6ea", "#5f6670", "#30343a"
@@ -468,32 +467,6 @@ def photo_grid(images, titles, *, columns: int = 6, maps=None, size: float = 1.7
             axis.imshow(maps[index], cmap="inferno", alpha=0.5, vmin=0, vmax=1)
         axis.set_title(title, fontsize=8, fontweight="normal", loc="center")
     return figure
-
-
-def classified(predictor, photos, *, columns: int = 6) -> Figure:
-    """A grid of `photos`, paths or (name, bytes), with the label and the confidence of each.
-
-    `predictor` is a `catsdogs.serving.predictor.Predictor`; if it has `explain`, the Grad-CAM
-    heatmaps are laid over the photos. A photo that cannot be read is left blank, with the reason as
-    its title. Needs at least one photo.
-    """
-    sources = [photo[1] if isinstance(photo, tuple) else photo for photo in photos]
-    decoded = list(decode_all(sources, predictor.size, errors="return"))
-    readable = [pixels for pixels in decoded if isinstance(pixels, np.ndarray)]
-    probabilities = iter(predictor.predict(np.stack(readable)) if readable else ())
-    images, titles = [], []
-    for pixels in decoded:
-        if isinstance(pixels, np.ndarray):
-            probability = float(next(probabilities))
-            label = predictor.calibration.label(probability)
-            confidence = predictor.calibration.confidence(probability)
-            images.append(pixels)
-            titles.append(f"{label}, confidence {confidence:.0%}\nP(dog) = {probability:.3f}")
-        else:
-            images.append(np.full((predictor.size, predictor.size, 3), 255, np.uint8))
-            titles.append(f"no prediction\n{str(pixels)[:30]}")
-    maps = predictor.explain(np.stack(images))[1] if predictor.explain else None
-    return photo_grid(images, titles, columns=min(columns, len(images)), maps=maps)
 
 
 @_styled
