@@ -1,4 +1,4 @@
-"""PCA-whitening initialization: first filters computed from the training images, not random ones."""
+"""PCA-whitening initialization: first filters computed from the training images, not random."""
 
 import numpy as np
 
