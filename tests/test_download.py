@@ -178,7 +178,7 @@ def put_synthetic(data: Path):
 
 
 class Server(http.server.ThreadingHTTPServer):
-    """Serves ``archive``; ``answers`` says how, one word a request; then as a good server would."""
+    """Serves `content`; `answers` says how, one word per request; after those, well."""
 
     daemon_threads = True
 
@@ -944,6 +944,22 @@ def test_disk_full_while_writing(data):
     assert download(data, "zip", file).returncode == 0
 
 
+def test_disk_full_while_downloading(data, server):
+    """As above; what came is kept, and the next run resumes after it."""
+    limit = len(server.content) // 2
+    full = download(
+        data,
+        CATSDOGS_URL=server.url,
+        preexec_fn=lambda: resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit)),
+    )
+    assert full.returncode == 1 and "is full" in full.stderr and "Make room" in full.stderr
+    size = part(data).stat().st_size
+    assert 0 < size <= limit and f"{size:,} bytes" in full.stderr
+    assert download(data, CATSDOGS_URL=server.url).returncode == 0
+    assert server.ranges == [None, f"bytes={size}-"]
+    assert_real(data, "microsoft")
+
+
 @pytest.mark.parametrize("options", ["size=200k", "size=20m,nr_inodes=14"])
 def test_full_disk(data, options):
     """A disk that is really full: seen beforehand or, with no room for more files, on writing."""
@@ -1110,9 +1126,13 @@ def test_without_bash(data, server, tmp_path):
 
 def test_the_oldest_python(data, server):
     """Nothing but Python 3.9 and its standard library: what a Mac has before `make install`."""
-    pyenv = sorted(Path.home().glob(".pyenv/versions/3.9.*/bin/python"))
-    python = shutil.which("python3.9") or next(iter(pyenv), None)
-    if not python or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+    found = [shutil.which("python3.9"), *Path.home().glob(".pyenv/versions/3.9.*/bin/python")]
+
+    def works(python):
+        return python and not subprocess.run([python, "-c", ""], capture_output=True).returncode
+
+    python = next(filter(works, found), None)
+    if python is None:
         pytest.skip("there is no python3.9")
     program = "import sys; from catsdogs.data.download import main; sys.exit(main())"
     done = subprocess.run(
@@ -1290,10 +1310,10 @@ def test_usage(data):
 @pytest.mark.skipif(os.geteuid() == 0, reason="root may write anywhere")
 def test_folder_without_permission(data, tmp_path):
     tmp_path.chmod(0o500)
-    assert "cannot be made" in download(data).stderr
+    assert "cannot be created" in download(data).stderr
 
 
 def test_data_is_a_file(data, tmp_path):
     data.write_text("not a folder")
     process = start(data)
-    assert "cannot be made" in process.communicate(timeout=10)[1] and process.returncode == 1
+    assert "cannot be created" in process.communicate(timeout=10)[1] and process.returncode == 1

@@ -265,7 +265,7 @@ def test_a_connection_that_brings_too_little_is_given_up_and_resumed(
 
 def test_a_server_that_never_answers_is_unreachable(server, fetch, monkeypatch):
     monkeypatch.setattr(transfer, "STALL_SECONDS", 0.3)
-    with pytest.raises(UnreachableError, match="no answer in time"):
+    with pytest.raises(UnreachableError, match="timed out"):
         fetch(f"{server.url}/mute")
     assert len(server.requests) == 1
 
@@ -313,7 +313,7 @@ def test_a_name_look_up_that_takes_too_long(fetch, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: time.sleep(20))
     monkeypatch.setattr(transfer, "CONNECT_SECONDS", 0.2)
     before = time.monotonic()
-    with pytest.raises(UnreachableError, match="no answer in time"):
+    with pytest.raises(UnreachableError, match="timed out"):
         fetch("http://slow-names.example/file")
     assert time.monotonic() - before < 3
 

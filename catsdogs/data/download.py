@@ -1,8 +1,8 @@
 """Gets the photos into ``data/PetImages/{Cat,Dog}/N.jpg`` from each source; the command line.
 
-``download("microsoft")`` is what notebooks call, `main` what ``./download_data.sh`` and
-``catsdogs download`` run. Standard library only (the synthetic sample needs NumPy and Pillow),
-Python 3.9 or newer: it runs before anything is installed.
+Notebooks call `download`; ``./download_data.sh`` and ``python -m catsdogs download`` run `main`.
+Standard library only (the synthetic sample needs NumPy and Pillow), Python 3.9 or newer: it runs
+before anything is installed.
 """
 
 from __future__ import annotations
@@ -73,7 +73,7 @@ def download(source: str = "microsoft", *, synthetic_fallback: bool = False) -> 
     the current folder) or ``"synthetic"``. With `synthetic_fallback`, the synthetic sample is used
     where the source cannot be reached, and a message says so. Raises ValueError for an unknown
     source, UnreachableError if the source cannot be reached and there is no fallback, and
-    DownloadError for every other failure; nothing half-made is left in any case.
+    DownloadError for every other failure; nothing is left half-finished in any case.
     """
     name, _, file = source.strip().partition(" ")
     name = "synthetic" if name == "drawn" else name  # its name in earlier versions
@@ -141,8 +141,8 @@ def explained(error: OSError) -> DownloadError:
         )
     where = f"{error.filename}: " if error.filename else ""
     return DownloadError(
-        f"{where}{error.strerror or error}. Nothing half-made was left: "
-        "correct that, then run this again."
+        f"{where}{error.strerror or error}. Nothing was left half-finished: "
+        "fix that, then run this again."
     )
 
 
@@ -220,14 +220,14 @@ def make_synthetic() -> None:
 
 
 def check_readable(file: Path) -> None:
-    """Raise DownloadError unless `file` is a file that may be read."""
+    """Raise DownloadError unless `file` is a file that can be read."""
     if not file.is_file():
         raise DownloadError(
             f"There is no file {file.absolute()}.\nGive the path of an archive: zip FILE"
         )
     if not os.access(file, os.R_OK):
         raise DownloadError(
-            f"The file {file.absolute()} may not be read.\n"
+            f"The file {file.absolute()} cannot be read.\n"
             "Change its permissions, then run this again."
         )
 
@@ -316,7 +316,7 @@ def main(
     if chosen.source == "zip" and not chosen.file:
         parser.error("zip needs the path of an archive: zip FILE")
     if chosen.source != "zip" and chosen.file is not None:
-        parser.error(f"{chosen.source} takes nothing more, found {chosen.file!r}")
+        parser.error(f"{chosen.source} takes no further argument, found {chosen.file!r}")
     try:
         with interruptible():
             get(chosen.source, chosen.file and Path(chosen.file), synthetic_fallback)
@@ -325,12 +325,13 @@ def main(
         say(str(error))
         return error.status
     except KeyboardInterrupt:
-        say("", "Stopped. Nothing half-made was left; run this again to resume where it stopped.")
+        say("", "Stopped. Nothing was left half-finished; run this again to resume.")
         return 130
-    except (
-        Exception
-    ) as error:  # a mistake of ours; a sentence serves a reader better than a traceback
-        say(f"This should not happen: {type(error).__name__}: {error}. Nothing half-made was left.")
+    except Exception as error:  # a sentence serves a user better than a traceback
+        say(
+            f"This is a bug: {type(error).__name__}: {error}. "
+            "Nothing was left half-finished; please report it."
+        )
         return 1
 
 

@@ -72,7 +72,7 @@ def digest(folder: Path) -> str:
 
 @contextlib.contextmanager
 def locked() -> Iterator[int]:
-    """Keep every other run out of ``data/``, which is made if there is none, until the block ends.
+    """Keep every other run out of ``data/``, which is created if missing, until the block ends.
 
     Yields the descriptor of the open lock file. On POSIX the lock also lives on in any process
     that inherits the descriptor, so a killed run's ``kaggle`` command still holds it. The operating
@@ -84,7 +84,7 @@ def locked() -> Iterator[int]:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise DownloadError(
-            f"The folder {shown} cannot be made: {error.strerror}. "
+            f"The folder {shown} cannot be created: {error.strerror}. "
             "Set CATSDOGS_DATA to a folder that you can write to."
         ) from None
     try:
@@ -92,7 +92,7 @@ def locked() -> Iterator[int]:
     except OSError as error:
         raise DownloadError(
             f"The folder {shown} cannot be written to: {error.strerror}. "
-            "Correct that, or set CATSDOGS_DATA to a folder that you can write to."
+            "Fix that, or set CATSDOGS_DATA to a folder that you can write to."
         ) from None
     with lock:
         try:

@@ -92,8 +92,8 @@ def fetch(
             if error.errno not in DISK_FULL:
                 raise
             raise DownloadError(
-                f"The disk of {file.parent} is full: {size(part):,} bytes of the archive have "
-                "come.\nMake room, then run this again to resume."
+                f"The disk of {file.parent} is full: {size(part):,} bytes of the archive "
+                "were downloaded.\nMake room, then run this again to resume."
             ) from None
         came = came or size(part) != before
         if not complete:
@@ -107,8 +107,8 @@ def fetch(
                     f"{error}\nThat is what {name} sent; it was removed. Run this again later, "
                     f"set CATSDOGS_URL to a different address, or {advice}."
                 ) from None
-            problem = "what came did not fit together"
-            say("What had been downloaded before did not fit: starting over.")
+            problem = "its parts did not match"
+            say("The earlier part of the download does not match this file: starting over.")
             continue
         os.replace(part, file)
         return
@@ -118,8 +118,8 @@ def fetch(
             f"Run this again later, set CATSDOGS_URL to a different address of it, or {advice}."
         )
     raise DownloadError(
-        f"The connection was lost {tries} times ({problem}); the {size(part):,} bytes that came "
-        "are kept.\nRun this again to resume."
+        f"The connection was lost {tries} times ({problem}); the {size(part):,} bytes "
+        "received so far are kept.\nRun this again to resume."
     )
 
 
@@ -138,7 +138,7 @@ def receive(opener: urllib.request.OpenerDirector, url: str, part: Path) -> None
             part.unlink(missing_ok=True)
             raise _LostError("the server sent a different range than was asked for")
         if before and not start:
-            say("The server cannot resume in the middle: starting over.")
+            say("The server cannot resume a download: starting over.")
         length = response.headers.get("Content-Length", "")
         left = int(length) if length.isdecimal() else None
         total = None if left is None else start + left
@@ -190,7 +190,7 @@ def blocks(response: http.client.HTTPResponse, left: int | None):
             left -= len(block)
         if (passed := time.monotonic() - since) >= STALL_SECONDS:
             if came < MIN_SPEED * passed:
-                raise _LostError(f"less than {MIN_SPEED:,} bytes per second came")
+                raise _LostError(f"fewer than {MIN_SPEED:,} bytes per second arrived")
             since, came = time.monotonic(), 0
 
 
@@ -210,7 +210,7 @@ def reason(error: BaseException) -> str:
     if isinstance(error, ssl.SSLCertVerificationError):
         return f"its certificate cannot be verified: {error.verify_message}"
     if isinstance(error, socket.timeout):
-        return "no answer in time"
+        return "timed out"
     text = getattr(error, "strerror", None) or inner or error
     return printable(text) or type(error).__name__
 
@@ -356,7 +356,7 @@ def look_up(host: str, port: int, seconds: float) -> list[tuple]:
     if not found:
         raise socket.timeout("timed out")
     if isinstance(found[0], UnicodeError):
-        raise OSError(f"{host} is not a valid name of a host")
+        raise OSError(f"{host} is not a valid host name")
     if isinstance(found[0], OSError):
         raise found[0]
     return found[0]
