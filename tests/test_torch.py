@@ -1,9 +1,8 @@
-"""Notebook 07: its network, its photos and its steps are Keras's. What is tested is the code in the notebook itself."""
+"""The PyTorch network, augmentation and steps are Keras's; notebook 07 has the same code."""
 
 import ast
 import json
 import math
-from types import SimpleNamespace
 from unittest.mock import Mock
 
 import keras
@@ -11,83 +10,54 @@ import nbformat
 import numpy as np
 import pytest
 
-from catsdogs import files, paths
-from catsdogs.data import dataset
-from catsdogs.data.dataset import Dataset
-from catsdogs.networks import augment, whitening
-from catsdogs.training import records
+from catsdogs import files, notebooks, paths
+from catsdogs.analysis.metrics import evaluate
+from catsdogs.data.dataset import Dataset, Photos
+from catsdogs.networks import augment, cnn, whitening
+from catsdogs.training import fit, records
 
 torch = pytest.importorskip("torch", reason='PyTorch is not installed: pip install -e ".[torch]"')
 
+from catsdogs.networks import pytorch as networks  # noqa: E402
+from catsdogs.training import pytorch as training  # noqa: E402
+
 SHIPPED = paths.PROJECT / "models"
-P = dict(
+NOTEBOOK = paths.PROJECT / "notebooks" / "07_the_same_in_pytorch.ipynb"
+CPU = torch.device("cpu")
+P = fit.TWO_CONV | dict(
     SPLIT="full",
     IMAGE_SIZE=56,
     BATCH_SIZE=16,
     EPOCHS=3,
     LEARNING_RATE=1e-3,
     FILTERS=[4, 8],
-    KERNEL_SIZES=[5, 5],
-    POOL_SIZES=[4, 3],
     DENSE_UNITS=8,
-    DROPOUT=0.4,
     EMA_DECAY=0.9,
-    WHITEN=True,
-    SHIFT=1 / 16,
     SEED=0,
     PRECISION="float32",
 )
-
-
-def notebook(name):
-    """What the cells of a notebook define: its imports, parameters, functions and classes; nothing of it is run."""
-    space = {}
-    for cell in nbformat.read(paths.PROJECT / "notebooks" / name, 4).cells:
-        if cell.cell_type == "code":
-            tree = ast.parse(cell.source)
-            if "parameters" not in cell.metadata.get("tags", []):
-                kept = ast.Import, ast.ImportFrom, ast.FunctionDef, ast.ClassDef
-                tree.body = [node for node in tree.body if isinstance(node, kept)]
-            exec(compile(tree, name, "exec"), space)
-    return space
-
-
-@pytest.fixture
-def seventh():
-    space = notebook("07_the_same_in_pytorch.ipynb")
-    space["device"] = torch.device("cpu")
-    return SimpleNamespace(
-        space=space, **{name: value for name, value in space.items() if not name.startswith("__")}
-    )
-
-
-@pytest.fixture(scope="module")
-def build_keras_model():
-    return notebook("02_train_the_cnn.ipynb")["build_model"]
 
 
 def some_photos(count, size):
     rng = np.random.default_rng(0)
     labels = (np.arange(count) % 2).astype(np.uint8)
     images = rng.integers(0, 200, (count, size, size, 3)) + 50 * labels[:, None, None, None]
-    return dataset.Photos(images.astype(np.uint8), labels, [f"{n}.jpg" for n in range(count)])
+    return Photos(images.astype(np.uint8), labels, [f"{n}.jpg" for n in range(count)])
 
 
-# --- the same network ------------------------------------------------------------------------------
+# --- the same network -----------------------------------------------------------------------------
 
 
-def test_the_shipped_model_answers_alike_in_both(seventh, synthetic):
+def test_the_included_model_predicts_the_same_in_both(synthetic):
     keras_model = keras.saving.load_model(SHIPPED / "cats_vs_dogs.keras", compile=False)
     record = json.loads((SHIPPED / "cats_vs_dogs.json").read_text())
-    model = seventh.keras_to_torch(
-        keras_model, seventh.TwoConvolutions(SimpleNamespace(**record["hyperparameters"]))
-    )
-    assert seventh.count_parameters(model) == keras_model.count_params() == record["parameters"]
+    model = networks.keras_to_torch(keras_model, networks.build(record["hyperparameters"]))
+    assert networks.count_parameters(model) == keras_model.count_params() == record["parameters"]
     train = Dataset("full", 128).train
     noise = np.random.default_rng(0).integers(0, 256, (20, 128, 128, 3), dtype=np.uint8)
     for images in (train.images[:40], noise):
         expected = keras_model.predict(images, verbose=0)[:, 0]
-        found = seventh.predict(model, images).sigmoid().numpy()
+        found = networks.predict(model, images).sigmoid().numpy()
         assert expected.std() > 0.01 and abs(found - expected).max() < 1e-4
 
 
@@ -99,54 +69,64 @@ def test_the_shipped_model_answers_alike_in_both(seventh, synthetic):
         {"KERNEL_SIZES": [4, 3]},
         {"KERNEL_SIZES": [1, 2], "POOL_SIZES": [3, 2]},
         {"IMAGE_SIZE": 75, "KERNEL_SIZES": [6, 5], "POOL_SIZES": [2, 4]},
+        {"IMAGE_SIZE": 85, "STRIDES": 3},
     ],
 )
-def test_other_sizes_are_alike_too(seventh, build_keras_model, sizes):
-    """An odd number of pixels and kernels of other sizes are padded otherwise; all weights are other than at the beginning."""
-    p = SimpleNamespace(**P | sizes)
-    keras_model, rng = build_keras_model(p), np.random.default_rng(0)
+def test_different_sizes_are_the_same_in_both(sizes):
+    """Odd image sizes and other kernels pad differently; no weight has its initial value."""
+    p = P | sizes
+    keras_model, rng = cnn.build(p), np.random.default_rng(0)
     keras_model.set_weights(
         [
             rng.uniform(0.2, 1, w.shape) if w.ndim == 1 else rng.normal(0, 0.3, w.shape)
             for w in keras_model.get_weights()
         ]
     )
-    model = seventh.keras_to_torch(keras_model, seventh.TwoConvolutions(p))
-    assert seventh.count_parameters(model) == keras_model.count_params()
-    images = some_photos(12, p.IMAGE_SIZE).images
+    model = networks.keras_to_torch(keras_model, networks.build(p))
+    assert networks.count_parameters(model) == keras_model.count_params()
+    images = some_photos(12, p["IMAGE_SIZE"]).images
     expected = keras_model.predict(images, verbose=0)[:, 0]
     assert expected.std() > 1e-3
     np.testing.assert_allclose(
-        seventh.predict(model, images).sigmoid().numpy(), expected, atol=1e-4
+        networks.predict(model, images).sigmoid().numpy(), expected, atol=1e-4
     )
 
 
-def test_the_first_weights_are_drawn_as_keras_draws_them(seventh, build_keras_model):
-    p = SimpleNamespace(**P | {"FILTERS": [16, 32], "IMAGE_SIZE": 128, "DENSE_UNITS": 64})
-    theirs = [w for w in build_keras_model(p).get_weights() if w.ndim > 1]
-    model = seventh.TwoConvolutions(p)
-    ours = [layer.weight for layer in (model.conv1, model.conv2, model.dense, model.answer)]
+def test_a_keras_network_that_does_not_fit_is_refused():
+    with pytest.raises(ValueError, match=r"shape \(16, 4, 5, 5\).* for one of \(8, 4, 5, 5\)"):
+        networks.keras_to_torch(cnn.build(P | {"FILTERS": [4, 16]}), networks.build(P))
+    with pytest.raises(ValueError, match="for one of"):
+        networks.keras_to_torch(cnn.build(P | {"SOFTMAX": True}), networks.build(P))
+    for wrong in ({"NETWORK": "residual"}, {"SOFTMAX": True}):
+        with pytest.raises(ValueError, match="there is 'two_conv' only"):
+            networks.build(P | wrong)
+
+
+def test_weights_are_initialized_as_in_keras():
+    p = P | {"FILTERS": [16, 32], "IMAGE_SIZE": 128, "DENSE_UNITS": 64}
+    theirs = [w for w in cnn.build(p).get_weights() if w.ndim > 1]
+    model = networks.build(p)
+    ours = [layer.weight for layer in (model.conv1, model.conv2, model.dense, model.output)]
     for our, their in zip(ours, theirs, strict=True):
         assert our.numel() == their.size and float(our.detach().std()) == pytest.approx(
             their.std(), rel=0.2
         )
 
 
-def test_it_begins_with_the_same_first_filters(seventh):
+def test_the_whitening_initialization_is_the_same():
     photos = some_photos(40, 56)
-    seventh.space["train"] = photos
     convolution = keras.layers.Conv2D(4, 5, use_bias=False)
     convolution.build((None, 56, 56, 3))
     whitening.whiten(convolution, photos.images)
-    run = seventh.start(SimpleNamespace(**P), 3)
-    found = run.model.conv1.weight.detach().permute(2, 3, 1, 0).numpy()
+    state = training.start(P, photos, CPU)
+    found = state.model.conv1.weight.detach().permute(2, 3, 1, 0).numpy()
     assert np.array_equal(found, keras.ops.convert_to_numpy(convolution.kernel))
 
 
-# --- the same photos -------------------------------------------------------------------------------
+# --- the same data augmentation -------------------------------------------------------------------
 
 
-def test_views_are_those_of_the_keras_layer_and_as_frequent(seventh):
+def test_augmented_images_are_those_of_the_keras_layer_and_as_frequent():
     image = np.random.default_rng(0).integers(0, 256, (1, 16, 16, 3), dtype=np.uint8)
     count = 3000
     theirs = augment.RandomAugmentation(shift=1 / 16, seed=0)(
@@ -154,32 +134,31 @@ def test_views_are_those_of_the_keras_layer_and_as_frequent(seventh):
     )
     theirs = keras.ops.convert_to_numpy(theirs).round().astype(np.uint8)
     torch.manual_seed(0)
-    ours = seventh.random_view(torch.from_numpy(image.repeat(count, 0)), 1 / 16)
+    ours = networks.augment(torch.from_numpy(image.repeat(count, 0)), shift=1 / 16)
     assert ours.dtype == torch.uint8 and ours.shape == (count, 16, 16, 3)
     (views, shares), (expected, expected_shares) = (
         np.unique(found.reshape(count, -1), axis=0, return_counts=True)
         for found in (ours.numpy(), theirs)
     )
-    assert len(views) == 18 and np.array_equal(
-        views, expected
-    )  # 3 places across, 3 down, mirrored or not
+    # 3 places across, 3 down, flipped or not
+    assert len(views) == 18 and np.array_equal(views, expected)
     assert abs(shares - expected_shares).max() / count < 0.03
 
 
-def test_each_photo_of_a_batch_has_a_view_of_its_own(seventh):
+def test_each_image_of_a_batch_is_augmented_on_its_own():
     images = torch.from_numpy(some_photos(32, 64).images)
     torch.manual_seed(0)
-    views = seventh.random_view(images, 1 / 16)
+    views = networks.augment(images, shift=1 / 16)
     inner = slice(8, 56)
     found = set()
     for image, view in zip(images, views):
         matches = [
-            (down, right, mirrored)
+            (down, right, flipped)
             for down in range(-4, 5)
             for right in range(-4, 5)
-            for mirrored in (False, True)
+            for flipped in (False, True)
             if torch.equal(
-                (view.flip(1) if mirrored else view)[inner, inner],
+                (view.flip(1) if flipped else view)[inner, inner],
                 image[8 + down : 56 + down, 8 + right : 56 + right],
             )
         ]
@@ -188,43 +167,65 @@ def test_each_photo_of_a_batch_has_a_view_of_its_own(seventh):
     assert len(found) > 16
 
 
-# --- the same steps --------------------------------------------------------------------------------
+def test_augmentation_that_is_off_changes_nothing():
+    images = torch.from_numpy(some_photos(8, 32).images)
+    assert torch.equal(networks.augment(images, flip=False), images)
+    flipped = networks.augment(images)  # and no translation
+    same = [torch.equal(new, old) for new, old in zip(flipped, images)]
+    turned = [torch.equal(new.flip(1), old) for new, old in zip(flipped, images)]
+    assert all(a != b for a, b in zip(same, turned))
 
 
-def test_the_learning_rate_is_that_of_keras(seventh):
+# --- the same steps -------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_is_that_of_keras():
     for steps in (7, 60, 705):
-        schedule = keras.optimizers.schedules.CosineDecay(
+        for warmup in (0.1, 0.3):
+            schedule = fit.learning_rate_schedule(3e-3, steps, warmup)
+            ours = [
+                3e-3 * training.learning_rate_factor(step, steps, warmup)
+                for step in range(steps + 1)
+            ]
+            np.testing.assert_allclose(
+                ours, [float(schedule(step)) for step in range(steps + 1)], atol=1e-8
+            )
+        expected = keras.optimizers.schedules.CosineDecay(
             0.0, decay_steps=steps - steps // 10, warmup_target=3e-3, warmup_steps=steps // 10
         )
-        ours = [3e-3 * seventh.share_of_learning_rate(step, steps) for step in range(steps + 1)]
+        ours = [3e-3 * training.learning_rate_factor(step, steps) for step in range(steps + 1)]
         np.testing.assert_allclose(
-            ours, [float(schedule(step)) for step in range(steps + 1)], atol=1e-8
+            ours, [float(expected(step)) for step in range(steps + 1)], atol=1e-8
         )
 
 
-def test_steps_change_weights_and_their_average_as_in_keras(seventh, build_keras_model):
-    """From the same weights, on the same photos in the same order: gradients, AdamW, batch statistics, the average."""
-    p = SimpleNamespace(**P | {"DROPOUT": 0.0, "WHITEN": False, "EPOCHS": 2})
+def test_steps_change_weights_and_their_ema_as_in_keras():
+    """From the same weights, on the same photos in the same order."""
+    p = P | {
+        "DROPOUT": 0.0,
+        "WHITEN": False,
+        "EPOCHS": 2,
+        "AUGMENTATION": dict(flip=False, shift=0.0),
+    }
     photos = some_photos(64, 56)
-    seventh.space |= {"train": photos, "random_view": lambda images, shift: images}
-    keras.utils.set_random_seed(0)
-    keras_model = build_keras_model(p)
-    run = seventh.start(p, 4)
-    seventh.keras_to_torch(keras_model, run.model)
+    # Adam's first steps divide by the gradient's size, so rounding shows where a gradient is
+    # nearly 0. With this seed, none is.
+    keras.utils.set_random_seed(1)
+    keras_model = cnn.build(p)
+    state = training.start(p, photos, CPU)
+    networks.keras_to_torch(keras_model, state.model)
     keras_model.compile(
         loss="binary_crossentropy",
         optimizer=keras.optimizers.AdamW(
-            p.LEARNING_RATE, weight_decay=0.5, use_ema=True, ema_momentum=0.75
+            p["LEARNING_RATE"], weight_decay=0.5, use_ema=True, ema_momentum=0.75
         ),
     )
-    assert {group["weight_decay"] for group in run.optimizer.param_groups} == {1e-4}
-    for group in run.optimizer.param_groups:
-        group |= {
-            "lr": p.LEARNING_RATE,
-            "weight_decay": 0.5,
-        }  # enough of it to see which weights decay, and how
-    run.schedule = Mock()  # the rate stays
-    loss, _ = seventh.train_epoch(run, p, 0)
+    assert {group["weight_decay"] for group in state.optimizer.param_groups} == {1e-4}
+    for group in state.optimizer.param_groups:
+        # Enough weight decay to see which weights decay, and how.
+        group |= {"lr": p["LEARNING_RATE"], "weight_decay": 0.5}
+    state.scheduler = Mock()  # the rate stays
+    loss, _ = training.train_epoch(state, photos, p, 0)
 
     torch.manual_seed(0)
     losses = [
@@ -234,77 +235,102 @@ def test_steps_change_weights_and_their_average_as_in_keras(seventh, build_keras
         for chosen in torch.randperm(64).numpy().reshape(4, 16)
     ]
     assert loss == pytest.approx(np.mean(losses), abs=1e-4)
-    expected = seventh.keras_to_torch(keras_model, seventh.TwoConvolutions(p)).state_dict()
-    assert_alike(run.model.state_dict(), expected)
+    expected = networks.keras_to_torch(keras_model, networks.build(p)).state_dict()
+    assert_alike(state.model.state_dict(), expected)
     averages = keras_model.optimizer._model_variables_moving_average
     for variable, average in zip(keras_model.trainable_variables, averages, strict=True):
         variable.assign(average)
-    expected = seventh.keras_to_torch(keras_model, seventh.TwoConvolutions(p)).state_dict()
-    assert_alike(run.average.module.state_dict(), expected)
+    expected = networks.keras_to_torch(keras_model, networks.build(p)).state_dict()
+    assert_alike(state.ema.module.state_dict(), expected)
 
 
 def assert_alike(found, expected):
     for name, value in found.items():
         if "num_batches" in name:
             continue
-        # PyTorch keeps the variance as estimated from the batch, Keras that of the batch itself: with 16 numbers, 15/16 of it.
+        # PyTorch's running variance is the unbiased estimate, Keras's that of the batch: with 16
+        # numbers, 15/16 of it.
         tolerance = 1e-2 if name in ("norm2.running_var", "norm3.running_var") else 2e-4
         assert abs(value - expected[name]).max() <= tolerance * max(
             1, float(abs(expected[name]).max())
         ), name
 
 
-def test_the_average_of_the_first_step_is_the_weights_and_then_remembers(seventh):
+def test_the_ema_after_the_first_step_is_the_weights_and_then_remembers():
     photos = some_photos(48, 56)
-    seventh.space["train"] = photos
-    p = SimpleNamespace(**P)
-    run = seventh.start(p, math.ceil(48 / p.BATCH_SIZE))
-    steps, update = [], run.average.update_parameters
-    run.average.update_parameters = lambda model: (
+    state = training.start(P, photos, CPU)
+    assert math.ceil(48 / P["BATCH_SIZE"]) == 3
+    steps, update = [], state.ema.update_parameters
+    state.ema.update_parameters = lambda model: (
         steps.append([w.detach().clone() for w in model.parameters()]),
         update(model),
     )
-    seventh.train_epoch(run, p, 0)
-    seventh.train_epoch(run, p, 1)
+    training.train_epoch(state, photos, P, 0)
+    training.train_epoch(state, photos, P, 1)
     momentum = 1 - 1 / 3  # below EMA_DECAY, as an epoch has three steps only
     expected = steps[0]
     for weights in steps[1:]:
         expected = [momentum * old + (1 - momentum) * new for old, new in zip(expected, weights)]
-    for average, value in zip(run.average.module.parameters(), expected, strict=True):
+    for average, value in zip(state.ema.module.parameters(), expected, strict=True):
         torch.testing.assert_close(average.detach(), value, atol=1e-5, rtol=1e-4)
-    for average, value in zip(run.average.module.buffers(), run.model.buffers(), strict=True):
+    for average, value in zip(state.ema.module.buffers(), state.model.buffers(), strict=True):
         assert torch.equal(average, value)
 
 
-def test_a_run_that_was_cut_short_goes_on_as_if_it_had_not_been(seventh, synthetic):
-    opened = Dataset("full", 56)
-    train, val = opened.train, opened.val
-    seventh.space |= {"dataset": opened, "train": train, "val": val, "display": Mock()}
-    whole, facts = seventh.train_model(P)
-    train_epoch = seventh.space["train_epoch"]
+# --- checkpoints ----------------------------------------------------------------------------------
 
-    def cut_short(run, p, epoch):
-        if epoch == 2:
+
+def interrupted_at(epoch):
+    def train_epoch(state, photos, p, now):
+        if now == epoch:
             raise KeyboardInterrupt
-        return train_epoch(run, p, epoch)
+        return training.train_epoch(state, photos, p, now)
 
-    seventh.space["train_epoch"] = cut_short
+    return train_epoch
+
+
+def test_an_interrupted_run_resumes_as_if_it_had_not_been(synthetic, capsys):
+    dataset = Dataset("full", 56)
+    whole = training.train(P, dataset, "pytorch", device=CPU)
     with pytest.raises(KeyboardInterrupt):
-        seventh.train_model(P)
-    seventh.space["train_epoch"] = train_epoch
-    resumed, facts_resumed = seventh.train_model(P)
-    assert facts_resumed["history"] == facts["history"] and len(facts["history"]["loss"]) == 3
-    assert (
-        facts["best_epoch"]
-        == facts_resumed["best_epoch"]
-        == int(np.argmin(facts["history"]["val_loss"])) + 1
-    )
-    for name, value in whole.state_dict().items():
-        assert torch.equal(value, resumed.state_dict()[name])
+        training.train(P, dataset, "pytorch", device=CPU, train_epoch=interrupted_at(2))
+    assert [file.name for file in (paths.models() / "checkpoints").iterdir()] == ["pytorch.pt"]
+    resumed = training.train(P, dataset, "pytorch", device=CPU)
+    assert "Resuming after epoch 2" in capsys.readouterr().out
+    assert resumed.history == whole.history and len(whole.history["loss"]) == 3
+    assert whole.best_epoch == resumed.best_epoch == int(np.argmin(whole.history["val_loss"])) + 1
+    for name, value in whole.model.state_dict().items():
+        assert torch.equal(value, resumed.model.state_dict()[name])
     assert not list((paths.models() / "checkpoints").iterdir())
 
 
-# --- its record ------------------------------------------------------------------------------------
+@pytest.mark.parametrize("reason", ["hyperparameters", "network", "damaged", "not asked for"])
+def test_a_checkpoint_that_does_not_fit_is_not_resumed(synthetic, capsys, reason):
+    dataset, p = Dataset("full", 56), P | {"EPOCHS": 2}
+    with pytest.raises(KeyboardInterrupt):
+        training.train(p, dataset, "pytorch", device=CPU, train_epoch=interrupted_at(1))
+    options = {}
+    if reason == "hyperparameters":
+        p |= {"SEED": 1}
+    elif reason == "network":
+        options["start"] = lambda p, *rest: training.start(p | {"DROPOUT": 0.1}, *rest)
+    elif reason == "damaged":
+        path = paths.models() / "checkpoints" / "pytorch.pt"
+        path.write_bytes(path.read_bytes()[:1000])
+    else:
+        options["resume"] = False
+    epochs = []
+
+    def train_epoch(state, photos, p, epoch):
+        epochs.append(epoch)
+        return training.train_epoch(state, photos, p, epoch)
+
+    training.train(p, dataset, "pytorch", device=CPU, train_epoch=train_epoch, **options)
+    assert epochs == [0, 1]
+    assert ("cannot be read" in capsys.readouterr().out) == (reason == "damaged")
+
+
+# --- its record -----------------------------------------------------------------------------------
 
 
 def test_a_record_without_a_keras_model(synthetic, tmp_path):
@@ -334,3 +360,111 @@ def test_a_record_without_a_keras_model(synthetic, tmp_path):
     assert record["device"].startswith("Some GPU (") and record["model_sha256"] == files.sha256(
         file
     )
+
+
+# --- the notebook ---------------------------------------------------------------------------------
+
+
+def test_the_notebook_has_the_hyperparameters_of_the_recipe():
+    """The values in its parameters cell, as they are written there."""
+    cell = next(
+        cell
+        for cell in nbformat.read(NOTEBOOK, 4).cells
+        if "parameters" in cell.metadata.get("tags", [])
+    )
+    found = {node.targets[0].id: node.value for node in ast.parse(cell.source).body}
+    for name, expected in fit.TWO_CONV.items():
+        if name == "AUGMENTATION":
+            assert expected == dict(flip=True, shift=1 / 16)
+            assert ast.unparse(found[name]) == "dict(flip=True, shift=1 / 16)"
+        elif name != "NETWORK":  # which this notebook is about
+            assert ast.literal_eval(found[name]) == expected, name
+
+
+#: Run in the kernel after the last cell of notebook 07, which defines the names without a module.
+SAME_AS_THE_PACKAGE = """
+import itertools
+from catsdogs.networks import pytorch as networks
+from catsdogs.training import pytorch as training
+
+assert TwoConv is not networks.TwoConv and train_epoch is not training.train_epoch
+assert BATCH_NORM == networks.BATCH_NORM
+for sizes in itertools.product(range(20, 40), range(1, 8), range(1, 4)):
+    assert same_padding(*sizes) == networks.same_padding(*sizes), sizes
+
+
+def assert_equal(ours, theirs):
+    assert ours.keys() == theirs.keys()
+    for key in ours:
+        assert ours[key].shape == theirs[key].shape, key
+        assert torch.equal(ours[key], theirs[key]), key
+
+
+assert set(fit.TWO_CONV) <= set(hyperparameters)
+changed = hyperparameters | dict(IMAGE_SIZE=75, KERNEL_SIZES=[6, 3], STRIDES=1, POOL_SIZES=[2, 4])
+for p in (hyperparameters, changed, keras_record["hyperparameters"]):
+    models = []
+    for network in (TwoConv, networks.TwoConv):
+        torch.manual_seed(5)
+        models.append(build(p, network))
+    ours, theirs = models
+    assert str(ours) == str(theirs)
+    assert_equal(ours.state_dict(), theirs.state_dict())
+    images = 255 * torch.rand(6, 3, p["IMAGE_SIZE"], p["IMAGE_SIZE"])
+    for training_mode in (False, True):
+        outputs = []
+        for model in models:
+            model.train(training_mode)
+            torch.manual_seed(6)
+            outputs.append(model(images))
+        assert outputs[0].shape == (6,) and torch.equal(*outputs)
+    assert_equal(ours.state_dict(), theirs.state_dict())
+
+for steps, warmup in ((7, 0.1), (60, 0.1), (705, 0.1), (60, 0.0), (60, 0.5)):
+    for step in range(steps + 1):
+        expected = training.learning_rate_factor(step, steps, warmup)
+        assert learning_rate_factor(step, steps, warmup) == expected, (step, steps, warmup)
+
+for p in (hyperparameters, hyperparameters | dict(WHITEN=False, PRECISION="bfloat16")):
+    ours = start(p, dataset.train, device)
+    theirs = training.start(p, dataset.train, device)
+    for epoch in range(2):
+        trained = train_epoch(ours, dataset.train, p, epoch)
+        assert trained == training.train_epoch(theirs, dataset.train, p, epoch)
+        validated = validate(ours, dataset.val, p)
+        assert validated == training.validate(theirs, dataset.val, p)
+        for name, part in vars(ours).items():
+            assert str(part.state_dict()) == str(vars(theirs)[name].state_dict()), name
+        assert_equal(ours.model.state_dict(), theirs.model.state_dict())
+        assert_equal(ours.ema.state_dict(), theirs.ema.state_dict())
+print("the notebook and the package are the same")
+"""
+
+
+def test_what_the_notebook_writes_out_is_what_the_package_has(synthetic, tmp_path):
+    """A copy of the notebook, run with small parameters, with one cell appended that compares."""
+    dataset = Dataset("full", 56)
+    keras_run = fit.train(P | {"EPOCHS": 1}, dataset)
+    metrics = {
+        subset: evaluate(photos.labels, keras_run.model.predict(photos.images, verbose=0))
+        for subset, photos in (("val", dataset.val), ("test", dataset.test))
+    }
+    fit.save("cats_vs_dogs_synthetic", keras_run, P | {"EPOCHS": 1}, dataset, metrics)
+
+    notebook = nbformat.read(NOTEBOOK, 4)
+    notebook.cells.append(nbformat.v4.new_code_cell(SAME_AS_THE_PACKAGE))
+    copy = tmp_path / "copy" / NOTEBOOK.name
+    copy.parent.mkdir()
+    nbformat.write(notebook, copy)
+    small = {name: P[name] for name in ("IMAGE_SIZE", "BATCH_SIZE", "FILTERS", "DENSE_UNITS")}
+    notebooks.run(copy, tmp_path, small | {"EPOCHS": 2, "PRECISION": "float32"}, html=False)
+
+    last = nbformat.read(tmp_path / NOTEBOOK.name, 4).cells[-1]
+    assert last.outputs[0].text == "the notebook and the package are the same\n"
+    record = records.read("pytorch_synthetic")
+    published = json.loads((SHIPPED / "pytorch.json").read_text())
+    assert record.keys() == published.keys()
+    assert record["hyperparameters"].keys() == published["hyperparameters"].keys()
+    assert record["same_as_keras"].keys() == published["same_as_keras"].keys()
+    assert record["epochs"] == 2 and record["parameters"] == keras_run.model.count_params()
+    assert record["model_sha256"] == files.sha256(paths.models() / "pytorch_synthetic.pt")
