@@ -75,7 +75,7 @@ def test_the_words_are_the_fields():
         ("| ours | peer |", "1: 'peer' → baseline"),
         ("| ours | wanted |", "1: '| wanted |' → target"),
         ("photos 1 to 9; cats are drawn", "1: 'cats are drawn' → synthetic sample"),
-        ("The protocol says", "1: 'protocol' → split"),
+        ("The protocol says", "1: 'protocol says' → split"),
         ("the model that ships", "1: 'model that ships' → included model"),
         ("Called a dog by it", "1: 'Called a dog' → classified as dog"),
     ],
@@ -88,7 +88,7 @@ def test_a_home_made_word_is_found(text, line):
     "text",
     [
         "per photo, per side, uncertainty, images a second time, an epoch, a photo",
-        "a mirror of the archive; window.location.protocol; the HTTP protocol; the figure is drawn; relationships",
+        "a mirror of the archive; the HTTP protocol; location.protocol; the figure is drawn",
         "nothing else: shown a chair, it still says cat or dog; the folder called Cat",
     ],
 )
