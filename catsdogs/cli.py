@@ -162,18 +162,19 @@ def run(numbers: Sequence[str] = ()) -> int:
     from catsdogs.training import records
 
     chosen = chosen_notebooks(numbers or DEFAULT_NOTEBOOKS)
-    if numbers and chosen:
+    if chosen is None:
+        return 2
+    if numbers:
         # A notebook that runs alone may need what an earlier one makes: the included models and
         # records take its place.
         (build / "models").mkdir(parents=True, exist_ok=True)
-        for shipped in (paths.PROJECT / "models").glob("*.*"):
+        for included in (paths.PROJECT / "models").glob("*.*"):
             if (
-                shipped.suffix in (".keras", ".json")
-                and not (build / "models" / shipped.name).exists()
+                included.suffix in (".keras", ".json")
+                and not (build / "models" / included.name).exists()
             ):
-                shutil.copy(shipped, build / "models")
-    status = 2 if chosen is None else fetch() or execute(build, chosen)
-    if status:
+                shutil.copy(included, build / "models")
+    if status := fetch() or execute(build, chosen):
         return status
     if numbers:
         print(

@@ -31,20 +31,17 @@ def main(numbers: list[str]) -> int:
         return 1
     build = paths.PROJECT / "build" / "published"
     chosen = cli.chosen_notebooks(numbers)
-    status = 2 if chosen is None else cli.execute(build, chosen)
-    if status == 0:
-        for notebook in chosen:
-            strip(build / notebook.name, notebook)
-        if any(notebook.name[:2] in ("02", "03") for notebook in chosen):
-            # The other formats contain the model and its calibration.
-            records.add_facts(
-                report.MODEL,
-                exports=export.export_and_compare(
-                    paths.models() / f"{report.MODEL}.keras", paths.models()
-                ),
-            )
-        status = report.main(check=False)
-    return status
+    if chosen is None:
+        return 2
+    if status := cli.execute(build, chosen):
+        return status
+    for notebook in chosen:
+        strip(build / notebook.name, notebook)
+    if any(notebook.name[:2] in ("02", "03") for notebook in chosen):
+        # The other formats contain the model and its calibration.
+        model = paths.models() / f"{report.MODEL}.keras"
+        records.add_facts(report.MODEL, exports=export.export_and_compare(model, paths.models()))
+    return report.main(check=False)
 
 
 def strip(executed: Path, notebook: Path) -> None:

@@ -507,8 +507,8 @@ def _calibration(record):
         f"{found['fitted_on']:,} validation photos. That is {side} 1: on the validation set, the "
         f"model is slightly {reading}confident. On the test set the calibration error goes from "
         f"{before:.4f} to {after:.4f}: {effect}.\n\n"
-        f"Where the calibrated confidence is below {found['unsure_below']:.0%}, the predicted label "
-        f'is reported as "unsure": {found["unsure"]:.1%} of the test photos. Of these, '
+        f"Where the calibrated confidence is below {found['unsure_below']:.0%}, the prediction is "
+        f'reported as "unsure": {found["unsure"]:.1%} of the test photos. Of these, '
         f"{found['accuracy_unsure']:.1%} would be classified correctly; of the others, "
         f"{found['accuracy_confident']:.1%} are."
     )
