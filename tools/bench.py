@@ -798,7 +798,8 @@ def main() -> None:
     build.mkdir(exist_ok=True)
     if arguments.publish and arguments.measurements:
         result = merged(json.loads((build / "bench.json").read_text()), result)
-    figure = plots.speedups(result["rows"], title=result["machine"])
+    title = f"Speedup over the baseline: {result['machine']}"
+    figure = plots.speedups(result["rows"], title=title)
     (build / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
     figure.savefig(build / "bench.png")
     print(
