@@ -116,13 +116,13 @@ def regularization_curve(losses: dict[float, dict[str, float]], chosen: float) -
     one of its keys.
     """
     figure, axis = _figure(width=6.4, height=3.4)
-    for subset, colour in (("training", TRAIN), ("validation", VAL)):
+    for subset, color in (("training", TRAIN), ("validation", VAL)):
         axis.plot(
             list(losses),
             [loss[subset] for loss in losses.values()],
             "o-",
             ms=4,
-            color=colour,
+            color=color,
             label=subset,
         )
     value = losses[chosen]["validation"]
@@ -176,46 +176,12 @@ def speedups(rows: list[dict], *, title: str) -> Figure:
     ticks, place = {}, 0.0
     for (measurement, baseline), group in groups.items():
         question, labels = _heading_and_labels(measurement, group)
-        heading = axis.text(
-            0.005,
-            place,
-            question,
-            transform=blended_transform_factory(figure.transFigure, axis.transData),
-            va="center",
-            fontsize=8.5,
-            fontweight="bold",
-        )
-        heading.set_in_layout(False)  # it may reach over the axes, whose place it must not change
-        note = axis.annotate(
-            f"baseline: {baseline}",
-            xy=(1, 0.5),
-            xycoords=heading,
-            xytext=(8, 0),
-            textcoords="offset points",
-            va="center",
-            fontsize=8,
-            color=NOTE,
-        )
-        note.set_in_layout(False)
-        for text in (heading, note):  # the grid does not run through them
-            text.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})
+        _group_heading(axis, place, question, f"baseline: {baseline}")
         axis.plot([1, 1], [place + 0.5, place + len(group) + 0.5], color=LINE, lw=1)
         for label, row in zip(labels, group):
             place += 1
             ticks[place] = label
-            speedup = row["speedup"]
-            colour = VAL if speedup >= 1 else ACCENT
-            axis.plot([1, speedup], [place, place], color=colour, lw=1.2)
-            axis.plot(speedup, place, "o", ms=6, color=colour)
-            axis.annotate(
-                f"{speedup:.2g}×",
-                (speedup, place),
-                (6 if speedup >= 1 else -6, 0),
-                textcoords="offset points",
-                ha="left" if speedup >= 1 else "right",
-                va="center",
-                fontsize=8,
-            )
+            _dot_and_stem(axis, place, row["speedup"])
         place += 1.6
     figure.suptitle(title, x=0.005, ha="left", fontsize=11, fontweight="bold")
     axis.set(
@@ -240,7 +206,7 @@ def speedups(rows: list[dict], *, title: str) -> Figure:
 def accuracy_against_time(
     records: dict[str, dict], published: dict[str, tuple[float, float]]
 ) -> Figure:
-    """Accuracy against training time, on a logarithmic scale: one colour per network.
+    """Accuracy against training time, on a logarithmic scale: one color per network.
 
     `records` are run records by label: a filled dot is the test accuracy with its 95% confidence
     interval, an open one the validation accuracy. `published` are ranges of accuracies, lowest and
@@ -428,11 +394,11 @@ def threshold(labels, probabilities, value: float) -> Figure:
     predicted = probabilities > value
     figure, axis = _figure(width=7.2, height=3.2)
     edges = np.linspace(0, 1, 41)
-    for label, colour in ((0, ACCENT), (1, VAL)):
+    for label, color in ((0, ACCENT), (1, VAL)):
         axis.hist(
             probabilities[labels == label],
             bins=edges,
-            color=colour,
+            color=color,
             alpha=0.6,
             label=f"{CLASS_NAMES[label]}s",
         )
@@ -495,7 +461,7 @@ def sizes(table) -> Figure:
     """
     good = table[table.problem == ""]
     figure, (left, right) = _figure(1, 2, width=9.6, height=3.6)
-    for label, colour in ((0, ACCENT), (1, VAL)):
+    for label, color in ((0, ACCENT), (1, VAL)):
         rows = good[good.label == label]
         left.plot(
             rows.width,
@@ -503,11 +469,11 @@ def sizes(table) -> Figure:
             ".",
             ms=5,
             alpha=0.3,
-            color=colour,
+            color=color,
             label=f"{CLASS_NAMES[label]}s",
         )
         right.hist(
-            rows.bytes / 1000, bins=50, alpha=0.6, color=colour, label=f"{CLASS_NAMES[label]}s"
+            rows.bytes / 1000, bins=50, alpha=0.6, color=color, label=f"{CLASS_NAMES[label]}s"
         )
     left.set(
         title="Width and height",
@@ -555,6 +521,48 @@ def _count_axis(axis, ticks=8):
     """Whole numbers on the y axis, with thousands separators."""
     axis.yaxis.set_major_locator(MaxNLocator(ticks, integer=True))
     axis.yaxis.set_major_formatter("{x:,.0f}")
+
+
+def _group_heading(axis, place, text, note):
+    """`text` in bold at the left edge of the figure, at `place` on the y axis, and then `note`."""
+    heading = axis.text(
+        0.005,
+        place,
+        text,
+        transform=blended_transform_factory(axis.figure.transFigure, axis.transData),
+        va="center",
+        fontsize=8.5,
+        fontweight="bold",
+    )
+    behind = axis.annotate(
+        note,
+        xy=(1, 0.5),
+        xycoords=heading,
+        xytext=(8, 0),
+        textcoords="offset points",
+        va="center",
+        fontsize=8,
+        color=NOTE,
+    )
+    for part in (heading, behind):
+        part.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 1})  # hides the grid
+        part.set_in_layout(False)  # it reaches over the axes, whose place it must not change
+
+
+def _dot_and_stem(axis, place, speedup):
+    """One row of `speedups`: a dot, a stem to it from 1, and its value at the far side."""
+    color, side = (VAL, 1) if speedup >= 1 else (ACCENT, -1)
+    axis.plot([1, speedup], [place, place], color=color, lw=1.2)
+    axis.plot(speedup, place, "o", ms=6, color=color)
+    axis.annotate(
+        f"{speedup:.2g}×",
+        (speedup, place),
+        (6 * side, 0),
+        textcoords="offset points",
+        ha="left" if side > 0 else "right",
+        va="center",
+        fontsize=8,
+    )
 
 
 def _heading_and_labels(measurement, rows):
