@@ -1,4 +1,7 @@
-"""What depends on Keras's backend: the device, compilation, gradients. Only here is one called by name."""
+"""What depends on Keras's backend: device, compilation, precision, gradients, LiteRT.
+
+The only module that calls a backend by name.
+"""
 
 import contextlib
 import logging
@@ -10,9 +13,9 @@ from pathlib import Path
 
 @contextlib.contextmanager
 def _quiet():
-    """Hold back what is printed to the standard error, and show it only if something fails.
+    """Capture the standard error, and show it only if something fails.
 
-    TensorFlow 2.21 prints notes about the processor while it is imported, whatever its log level.
+    TensorFlow 2.21 logs notes about the processor while it is imported, whatever its log level.
     """
     sys.stderr.flush()
     kept = os.dup(2)
@@ -30,20 +33,21 @@ def _quiet():
 
 
 with _quiet():
-    import keras  # the modules here take it from here, so that whichever comes first is quiet
+    # The package imports keras from here, so that whichever module is imported first is quiet.
+    import keras
 
 
-#: Where Linux says what the processor can do.
+#: Where Linux lists the processor's instruction sets.
 _CPU_FACTS = Path("/proc/cpuinfo")
 
 
 def name() -> str:
-    """The backend Keras runs on: ``"tensorflow"``, ``"jax"`` or ``"torch"``. Set by ``KERAS_BACKEND``."""
+    """Keras's backend, as ``KERAS_BACKEND`` sets it: ``"tensorflow"``, ``"jax"`` or ``"torch"``."""
     return keras.backend.backend()
 
 
 def gpus() -> list[str]:
-    """The names of the accelerators that the backend will use; empty on a machine without one."""
+    """The names of the GPUs that the backend will use; empty on a machine without one."""
     if name() == "tensorflow":
         import tensorflow as tf
 
@@ -65,30 +69,35 @@ def gpus() -> list[str]:
 
 if name() == "tensorflow":
     with _quiet():
-        gpus()  # looking for a GPU the first time, TensorFlow prints what it does not find
-    # With more than four models in a program, TensorFlow 2.21 takes each for a function that is traced again and again.
+        gpus()  # the first time, TensorFlow logs every GPU library that it does not find
+    # With more than four models in a program, TensorFlow 2.21 takes them for one function that is
+    # retraced again and again, and warns.
     logging.getLogger("tensorflow").addFilter(
         lambda record: "triggered tf.function retracing" not in record.getMessage()
     )
 
 
 def device() -> str:
-    """The device training runs on, in words: ``"NVIDIA L4"`` or ``"CPU, 8 cores"``."""
+    """The device that training runs on, in words: ``"NVIDIA L4"`` or ``"CPU, 8 cores"``."""
     cores = os.cpu_count()
     return ", ".join(gpus()) or f"CPU, {cores} core{'s' if cores != 1 else ''}"
 
 
 def jit_compile() -> bool | str:
-    """What to pass to ``model.compile(jit_compile=...)``: False where XLA makes a small CNN slower.
+    """The argument of ``model.compile(jit_compile=...)``.
 
-    That is TensorFlow without a GPU. Elsewhere ``"auto"`` leaves the choice to Keras.
+    False for TensorFlow without a GPU, where XLA makes a small CNN slower; elsewhere ``"auto"``,
+    which leaves the choice to Keras.
     """
     return False if name() == "tensorflow" and not gpus() else "auto"
 
 
 @contextlib.contextmanager
 def precision(policy: str):
-    """Layers that are built while this lasts compute in `policy`, such as ``"float32"`` or ``"mixed_bfloat16"``."""
+    """A context in which layers are built with the dtype policy `policy`.
+
+    `policy` is one of Keras's, such as ``"float32"`` or ``"mixed_bfloat16"``.
+    """
     before = keras.config.dtype_policy()
     keras.config.set_dtype_policy(policy)
     try:
@@ -98,24 +107,25 @@ def precision(policy: str):
 
 
 def faster_precision() -> str:
-    """``"mixed_bfloat16"`` where training is known to be faster in it (see `bfloat16_pays`), else ``"float32"``.
+    """The faster dtype policy here: ``"mixed_bfloat16"`` (see `bfloat16_pays`) or ``"float32"``.
 
-    Either way weights are kept, and updated, in float32.
+    Either way the weights are stored, and updated, in float32.
     """
     return "mixed_bfloat16" if bfloat16_pays() else "float32"
 
 
 def bfloat16_pays() -> bool:
-    """Whether training here is faster in bfloat16 than in float32, as far as that was measured.
+    """Whether training here is known to be faster in bfloat16 than in float32.
 
-    That is TensorFlow without a GPU on a processor that multiplies bfloat16 in hardware: a step of notebook 02's network
-    takes two thirds of the time (``benchmarks/bench.json`` has both). Elsewhere it was not measured.
+    True for TensorFlow without a GPU on a processor that multiplies bfloat16 in hardware: a
+    training step of notebook 02's network takes two thirds of the time there
+    (``benchmarks/bench.json`` has both). Elsewhere it was not measured.
     """
     return name() == "tensorflow" and not gpus() and processor_multiplies_bfloat16()
 
 
 def processor_multiplies_bfloat16() -> bool:
-    """Whether the processor multiplies bfloat16 in hardware, as far as the system says."""
+    """Whether the processor multiplies bfloat16 in hardware; False where that is unknown."""
     try:
         flags = _CPU_FACTS.read_text()
     except OSError:
@@ -124,9 +134,10 @@ def processor_multiplies_bfloat16() -> bool:
 
 
 def seed_global_generator(seed: int) -> None:
-    """Seed what Keras's layers draw from besides their own seed generators: on PyTorch, dropout does.
+    """Seed the backend's global generator, which dropout uses on PyTorch.
 
-    (`keras.utils.set_random_seed` would do, but also resets NumPy's and Python's generators, which are the reader's.)
+    (`keras.utils.set_random_seed` would do, but it also resets NumPy's and Python's generators,
+    which belong to the caller.)
     """
     if name() == "torch":
         import torch
@@ -135,7 +146,7 @@ def seed_global_generator(seed: int) -> None:
 
 
 def gradient(function, x):
-    """The gradient of ``sum(function(x))`` with respect to the tensor `x`, which has its shape."""
+    """The gradient of ``sum(function(x))`` with respect to the tensor `x`, in the shape of `x`."""
     if name() == "tensorflow":
         import tensorflow as tf
 
@@ -157,16 +168,18 @@ def gradient(function, x):
 
 
 def to_litert(model, photos=None) -> bytes:
-    """`model` as the content of a LiteRT (``.tflite``) file; of 8-bit integers where `photos` are given.
+    """`model` as the content of a LiteRT (``.tflite``) file; with `photos`, quantized to int8.
 
-    `photos`, uint8, (photos, size, size, 3), show how large numbers get inside the network; a few hundred will do. The
-    8-bit file takes uint8 photos and gives float32.
+    `photos` (uint8, shape (N, size, size, 3)) are the representative data set from which
+    quantization takes the range of each activation; a few hundred are enough. The int8 model takes
+    uint8 images and returns float32.
 
     Raises `NotImplementedError` on a backend other than TensorFlow.
     """
     if name() != "tensorflow":
         raise NotImplementedError(
-            f"LiteRT files are written with TensorFlow, and Keras runs on {name()}: set KERAS_BACKEND=tensorflow"
+            f"LiteRT files are written with TensorFlow, but Keras runs on {name()}: "
+            "set KERAS_BACKEND=tensorflow"
         )
     import tensorflow as tf
 

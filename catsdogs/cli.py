@@ -1,81 +1,120 @@
-"""The command-line interface: ``catsdogs run | predict | serve | export``, or ``python -m catsdogs``."""
+"""The command-line interface, ``catsdogs download | run | predict | serve | export``.
+
+``python -m catsdogs`` is the same.
+"""
+
+from __future__ import annotations
 
 import argparse
 import os
 import shutil
-import subprocess
 import sys
+from collections.abc import Sequence
+from pathlib import Path
 
 from catsdogs import paths
+from catsdogs.data import download
 
-#: The notebooks that train, judge and use the CNN, one after the other; the others are roads of their own.
+#: The notebooks that train, evaluate and use the CNN, in order; each of the others is optional.
 DEFAULT_NOTEBOOKS = ("01", "02", "03", "04")
 
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
     parser = argparse.ArgumentParser(
-        prog="python -m catsdogs", description="Cats and dogs: train, judge, publish."
+        prog="catsdogs", description="Cats vs dogs: train, evaluate, predict and serve."
     )
     commands = parser.add_subparsers(dest="command", required=True)
+    downloading = commands.add_parser("download", help="get the photos into data/")
+    download.add_arguments(downloading)
     running = commands.add_parser(
-        "run", help="get the photos if there are none and run the notebooks into build/"
+        "run", help="download the photos if there are none, and run notebooks into build/"
     )
     running.add_argument(
         "numbers",
         nargs="*",
         metavar="NN",
-        help="these notebooks, such as 06 09 (by default the main road, 01 to 04)",
+        help="which notebooks to run, such as 06 09 (default: 01 to 04)",
     )
     predict = commands.add_parser(
         "predict",
-        help="say of photos whether they show a cat or a dog",
-        description="Prints a line a photo: its path, cat or dog or unsure, the probability of dog. Photos that cannot be read are "
-        "named on stderr. Exit status 0: all were read, 1: some were not, 2: wrong usage, or no model to use.",
+        help="classify photos as cat or dog",
+        description="Prints one line per photo with three columns, separated by two spaces: the "
+        "photo's path; the label: cat, dog, or unsure where the confidence is too low; the "
+        "probability of dog, 0 to 1. Photos that cannot be read are reported on standard error. "
+        "Exit status 0: all photos were classified, 1: some could not be read, 2: wrong usage, or "
+        "a model that cannot be used.",
     )
     predict.add_argument(
-        "photos", nargs="+", metavar="PHOTO_OR_FOLDER", help="folders with all folders in them"
+        "photos",
+        nargs="+",
+        metavar="PHOTO_OR_FOLDER",
+        help="a photo, or a folder to search recursively",
     )
     predict.add_argument(
         "--model",
         metavar="PATH",
-        help="a .keras, .onnx or .tflite file (models/cats_vs_dogs.keras)",
+        help="a .keras, .onnx or .tflite file (default: models/cats_vs_dogs.keras)",
     )
     form = predict.add_mutually_exclusive_group()
     form.add_argument(
-        "--json", dest="form", action="store_const", const="json", help="a JSON object a line"
+        "--json",
+        dest="form",
+        action="store_const",
+        const="json",
+        help="print one JSON object per line: photo, label, probability, confidence (the "
+        "calibrated probability of the more likely class)",
     )
     form.add_argument(
         "--csv",
         dest="form",
         action="store_const",
         const="csv",
-        help="comma-separated, with a header",
+        help="print comma-separated values: the same fields, with a header",
     )
     serve = commands.add_parser(
         "serve",
-        help="answer over HTTP, with a page for photos",
-        description="Needs only requirements-serve.txt. Ends on Ctrl-C "
-        "or SIGTERM, once the requests in flight are answered. Exit status 2: no model to use, or no such port.",
+        help="run the HTTP service, with a web page for photos",
+        description="Classifies photos over HTTP; /docs describes the API. Needs only the packages "
+        "in requirements-serve.txt. Shuts down gracefully on Ctrl-C or SIGTERM: requests in flight "
+        "are answered first. Exit status 2: a model that cannot be used, or an address that cannot "
+        "be bound.",
     )
     serve.add_argument(
         "--host",
         default="127.0.0.1",
-        help="the address to listen at; 0.0.0.0 is all of them (127.0.0.1: this machine only)",
+        help="the address to bind to; 0.0.0.0 binds to all interfaces (default: 127.0.0.1, that "
+        "is localhost, which other machines cannot reach)",
     )
-    serve.add_argument("--port", type=int, default=8000, help="0 takes a free one (8000)")
-    serve.add_argument("--model", metavar="PATH", help="an .onnx file (models/cats_vs_dogs.onnx)")
+    serve.add_argument(
+        "--port", type=int, default=8000, help="the port; 0 picks a free one (default: 8000)"
+    )
+    serve.add_argument(
+        "--model", metavar="PATH", help="an .onnx file (default: models/cats_vs_dogs.onnx)"
+    )
     export = commands.add_parser(
         "export",
-        help="write the model as ONNX and LiteRT, and a folder in which browsers classify",
-        description="Writes NAME.onnx, NAME.tflite and NAME_int8.tflite beside the model, and the folder. The 8-bit file needs "
-        "photos to measure by: training photos in data/. The folder needs npm.",
+        help="export the model as ONNX and LiteRT, and as a static site",
+        description="Writes NAME.onnx, NAME.tflite and NAME_int8.tflite, and a static site that "
+        "classifies photos in the visitor's browser. Quantization to 8 bits needs training photos "
+        "in data/ as its representative dataset; without them, NAME_int8.tflite is left out. The "
+        "static site needs npm. Exit status 2: a model that cannot be used or exported, or a "
+        "folder that cannot be written.",
     )
-    export.add_argument("--model", metavar="PATH", help="a .keras file (models/cats_vs_dogs.keras)")
-    export.add_argument("--output", metavar="FOLDER", help="where the files go (beside the model)")
-    export.add_argument("--web", metavar="FOLDER", help="where the page goes (build/web)")
+    export.add_argument(
+        "--model", metavar="PATH", help="a .keras file (default: models/cats_vs_dogs.keras)"
+    )
+    export.add_argument(
+        "--output", metavar="FOLDER", help="where the model files go (default: beside the model)"
+    )
+    export.add_argument(
+        "--web", metavar="FOLDER", help="where the static site goes (default: build/web)"
+    )
     chosen = parser.parse_args(arguments)
     try:
+        if chosen.command == "download":
+            given = [chosen.source] if chosen.file is None else [chosen.source, chosen.file]
+            return download.main(given, program=downloading.prog)
         if chosen.command == "predict":
             return predict_command(chosen.photos, chosen.model, chosen.form)
         if chosen.command == "serve":
@@ -83,53 +122,49 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "export":
             return export_command(chosen.model, chosen.output, chosen.web)
         return run(chosen.numbers)
-    except BrokenPipeError:  # whoever read the answers, such as `head`, has had enough
+    except BrokenPipeError:  # the reader of the predictions, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         return 141
     except OSError as error:
         if chosen.command != "predict":
             raise
-        # Photos' own errors are answers: this is about where the answers go, such as a full disk.
-        print(f"cannot write the answers: {error.strerror}", file=sys.stderr)
+        # Unreadable photos are reported one by one: this is about the output, such as a full disk.
+        print(f"cannot write the predictions: {error.strerror}", file=sys.stderr)
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return 2
     except KeyboardInterrupt:
         if chosen.command == "predict":
             return 130
-        print("\nStopped. The same command goes on where this one was.", file=sys.stderr)
+        print("\nStopped. The same command resumes where this one was.", file=sys.stderr)
         return 130
 
 
 def fetch() -> int:
-    """Get the photos if there are none; the synthetic sample where no source can be reached. Returns the exit status."""
-    script = str(paths.PROJECT / "download_data.sh")
+    """Get the photos if there are none; the synthetic sample where no source can be reached.
+
+    Returns the exit status.
+    """
     if paths.photos().exists():
         return 0
-    status = subprocess.run([script]).returncode
-    if status == 3:
-        print(
-            "\nNo source of photos can be reached. Carrying on with the synthetic sample: every figure and number of\n"
-            "this run is marked as synthetic. With the real photos on disk: ./download_data.sh zip FILE\n",
-            flush=True,
-        )
-        status = subprocess.run([script, "synthetic"]).returncode
-    return status
+    return download.main([], synthetic_fallback=True)
 
 
-def run(numbers: list[str] = ()) -> int:
-    """Run notebooks into ``build/`` and say where to look. Nothing tracked by git changes.
+def run(numbers: Sequence[str] = ()) -> int:
+    """Run notebooks into ``build/`` and print where to look; returns the exit status.
 
-    `numbers`, such as ``["06", "09"]``, chooses among them; none means the first four, which train and use the CNN.
+    `numbers`, such as ``["06", "09"]``, chooses notebooks; none means `DEFAULT_NOTEBOOKS`. No file
+    that is tracked by Git changes.
     """
     build = paths.PROJECT / "build"
-    # The shipped model stays what it is: this run's goes beside its notebooks.
+    # The included model is left alone: this run's model goes beside its notebooks.
     os.environ["CATSDOGS_MODELS"] = str(build / "models")
     from catsdogs.data import dataset
     from catsdogs.training import records
 
     chosen = chosen_notebooks(numbers or DEFAULT_NOTEBOOKS)
     if numbers and chosen:
-        # Notebooks run by themselves may need what an earlier one makes: what ships stands in for it.
+        # A notebook that runs alone may need what an earlier one makes: the included models and
+        # records take its place.
         (build / "models").mkdir(parents=True, exist_ok=True)
         for shipped in (paths.PROJECT / "models").glob("*.*"):
             if (
@@ -142,18 +177,21 @@ def run(numbers: list[str] = ()) -> int:
         return status
     if numbers:
         print(
-            f"\nLook at {', '.join(paths.shown(build / path.name) for path in chosen)}, or the pages of the same names."
+            f"\nThe executed notebooks, each also as .html: "
+            f"{', '.join(paths.shown(build / path.name) for path in chosen)}"
         )
         return 0
 
     name = records.run_name("cats_vs_dogs")
-    accuracy = records.read(name)["metrics"]["test"]["accuracy"]
+    test = records.read(name)["metrics"]["test"]
+    accuracy = test["accuracy"]
     print(
-        f"\nLook at {paths.shown(build)}/03_read_the_results.html first; the notebooks and the model are beside it."
-        f"\nTest accuracy: {accuracy['value']:.1%} (95% interval {accuracy['low']:.1%} to {accuracy['high']:.1%})"
+        f"\nOpen {paths.shown(build)}/03_read_the_results.html first; the other notebooks and the "
+        f"model are beside it.\n{accuracy['value']:.1%} test accuracy, 95% CI "
+        f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, n = {test['photos']:,}"
         + (
-            " -- on the SYNTHETIC sample, which says nothing about photos.\nFor real ones: ./download_data.sh (see --help), "
-            "then make run again."
+            ", on the SYNTHETIC sample, which tells nothing about photos.\n"
+            "For real ones: ./download_data.sh (see --help), then run this again."
             if dataset.is_synthetic()
             else ""
         )
@@ -162,24 +200,24 @@ def run(numbers: list[str] = ()) -> int:
 
 
 def predict_command(given: list[str], model: str | None = None, form: str | None = None) -> int:
-    """Print what the model says of the photos and folders `given`; returns the exit status.
+    """Print the predictions for the photos and folders `given`; returns the exit status.
 
-    `form` is ``"json"``, ``"csv"`` or None for lines to read.
+    `form` is ``"json"``, ``"csv"`` or None for human-readable lines.
     """
     import csv
     import json
 
     from tqdm import tqdm
 
-    from catsdogs.serving.predictor import ModelError, find_photos, load_predictor, predict_photos
+    from catsdogs.serving.photos import find_photos
+    from catsdogs.serving.predictor import ModelError, load_predictor, predict_photos
     from catsdogs.text import printable
 
     if sys.stdout is None:
-        print("cannot write the answers: standard output is closed", file=sys.stderr)
+        print("cannot write the predictions: standard output is closed", file=sys.stderr)
         return 2
-    sys.stdout.reconfigure(
-        errors="backslashreplace"
-    )  # names of files may have letters that the terminal's encoding has not
+    # File names may have characters that the terminal's encoding lacks.
+    sys.stdout.reconfigure(errors="backslashreplace")
     status, photos = 0, []
     for path in given:
         found = list(find_photos([path]))
@@ -195,39 +233,43 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
         table.writerow(["photo", "label", "probability", "confidence"])
-    # The bar would be torn by answers in the same terminal.
+    # Predictions in the same terminal would break up the progress bar.
     hidden = len(photos) < 200 or not sys.stderr.isatty() or sys.stdout.isatty()
-    for answer in tqdm(
+    for prediction in tqdm(
         predict_photos(predictor, photos), total=len(photos), unit=" photos", disable=hidden
     ):
-        photo = printable(answer.photo)
-        if answer.label is None:
-            tqdm.write(f"{photo}: {answer.problem}", file=sys.stderr)
+        photo = printable(prediction.photo)
+        if prediction.label is None:
+            tqdm.write(f"{photo}: {prediction.error}", file=sys.stderr)
             status = 1
         elif form == "json":
             print(
                 json.dumps(
                     {
-                        "photo": answer.photo,
-                        "label": answer.label,
-                        "probability": round(answer.probability, 6),
-                        "confidence": round(answer.confidence, 6),
+                        "photo": prediction.photo,
+                        "label": prediction.label,
+                        "probability": round(prediction.probability, 6),
+                        "confidence": round(prediction.confidence, 6),
                     }
                 )
             )
         elif form == "csv":
             table.writerow(
-                [photo, answer.label, f"{answer.probability:.6f}", f"{answer.confidence:.6f}"]
+                [
+                    photo,
+                    prediction.label,
+                    f"{prediction.probability:.6f}",
+                    f"{prediction.confidence:.6f}",
+                ]
             )
         else:
-            print(f"{photo}  {answer.label}  {answer.probability:.4f}")
+            print(f"{photo}  {prediction.label}  {prediction.probability:.4f}")
     sys.stdout.flush()
     return status
 
 
 def serve_command(host: str, port: int, model: str | None) -> int:
-    """Prediction over HTTP until stopped; returns the exit status."""
-    path = model or paths.models() / "cats_vs_dogs.onnx"
+    """Run the HTTP service until it is stopped; returns the exit status."""
     try:
         from catsdogs.serving import app
         from catsdogs.serving.predictor import ModelError
@@ -239,27 +281,22 @@ def serve_command(host: str, port: int, model: str | None) -> int:
         )
         return 2
     try:
-        return app.serve(host, port, path)
+        return app.serve(host, port, model)
     except ModelError as error:
         print(error, file=sys.stderr)
-    except (
-        OSError,
-        OverflowError,
-        TypeError,
-        UnicodeError,
-    ) as error:  # Python has a kind for each way to misspell a host
+    except (OSError, OverflowError, TypeError, UnicodeError) as error:
+        # Python raises a different one for each way to misspell a host.
         print(
-            f"Cannot listen at {printable(host)}, port {port} ({getattr(error, 'strerror', None) or error}): "
-            "choose another with --host and --port",
+            f"Cannot bind to {printable(host)}, port {port} "
+            f"({getattr(error, 'strerror', None) or error}): choose a different address with "
+            "--host and --port",
             file=sys.stderr,
         )
     return 2
 
 
 def export_command(model: str | None, output: str | None, web: str | None) -> int:
-    """Write the model in all other formats, and the folder for browsers; returns the exit status."""
-    from pathlib import Path
-
+    """Export the model in every format, and the static site; returns the exit status."""
     from catsdogs.serving.predictor import ModelError
     from catsdogs.text import printable
 
@@ -267,10 +304,10 @@ def export_command(model: str | None, output: str | None, web: str | None) -> in
     files = Path(output) if output else path.parent
     folder = Path(web).resolve() if web else paths.PROJECT / "build" / "web"
     try:
-        from catsdogs.serving import export
+        from catsdogs.serving import export, static_site
 
         export.export_and_compare(path, files)
-        export.web_folder(files / f"{path.stem}.onnx", folder)
+        static_site.build(files / f"{path.stem}.onnx", folder)
     except ModelError as error:
         print(error, file=sys.stderr)
         return 2
@@ -280,19 +317,21 @@ def export_command(model: str | None, output: str | None, web: str | None) -> in
             file=sys.stderr,
         )
         return 2
+    shown = paths.shown(folder)
     print(
-        f"{paths.shown(folder)}: hand it out with any web server, such as python -m http.server -d {paths.shown(folder)}"
+        f"{shown}: a static site. Deploy it to any web server; to try it: "
+        f"python -m http.server -d {shown}"
     )
     return 0
 
 
-def chosen_notebooks(numbers):
-    """The notebooks whose names begin with `numbers`, or all; None, and a line that says so, where one is not there or cannot run."""
+def chosen_notebooks(numbers: Sequence[str]) -> list[Path] | None:
+    """The notebooks with these numbers, or all; None, after a message, if one cannot run."""
     from catsdogs import notebooks
 
     found = {path.name[:2]: path for path in notebooks.all_notebooks()}
     if unknown := [number for number in numbers if number not in found]:
-        print(f"No notebook {', '.join(unknown)}: expected of {', '.join(found)}", file=sys.stderr)
+        print(f"No notebook {', '.join(unknown)}: choose from {', '.join(found)}", file=sys.stderr)
         return None
     chosen = [found[number] for number in sorted(set(numbers or found))]
     for notebook in chosen:
@@ -302,7 +341,8 @@ def chosen_notebooks(numbers):
     return chosen
 
 
-def execute(folder, chosen):
+def execute(folder: Path, chosen: list[Path]) -> int:
+    """Execute the notebooks `chosen` into `folder` until one fails; returns the exit status."""
     from papermill import PapermillExecutionError
 
     from catsdogs import notebooks
@@ -313,7 +353,7 @@ def execute(folder, chosen):
         except PapermillExecutionError as error:
             print(
                 f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
-                f"What ran until then is in {paths.shown(folder / notebook.name)}.",
+                f"The cells before it are in {paths.shown(folder / notebook.name)}.",
                 file=sys.stderr,
             )
             return 1

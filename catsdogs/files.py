@@ -1,23 +1,32 @@
-"""Files that are written whole or not at all, and checksums. Standard library only, as downloading needs it."""
+"""Atomic writes and checksums. Standard library only, since downloading uses it."""
 
 import contextlib
 import hashlib
 import os
+import threading
+from collections.abc import Iterator
 from pathlib import Path
 
 
 @contextlib.contextmanager
-def replacing(path, sync=False, same_ending=False):
-    """Yield a temporary path beside `path`; when the block ends without an error, it replaces `path` in one step.
+def replacing(
+    path: str | os.PathLike, sync: bool = False, same_ending: bool = False
+) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; if the block succeeds, it replaces `path` in one step.
 
-    No reader ever sees half a file, and nothing is left behind when the block fails. With `sync`, the
-    content is on the disk before the name is, so that a power cut leaves the old file or the new one.
-    With `same_ending`, the temporary path has the ending of `path`, by which some libraries choose a format.
+    No reader ever sees half a file, and nothing is left behind when the block fails. With `sync`,
+    the content is flushed to the disk before the file is renamed, so that a power failure leaves
+    the old file or the new one. With `same_ending`, the temporary path has the ending of `path`, by
+    which some libraries choose a format. Missing parent folders are made.
+
+    Raises `FileNotFoundError` if the block wrote no file.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
+    ending = path.suffix if same_ending else ""
+    # Two processes, or two threads of one, may write the same file: each has a path of its own.
     partial = path.with_name(
-        f".{path.name}.{os.getpid()}.partial{path.suffix if same_ending else ''}"
+        f".{path.name}.{os.getpid()}-{threading.get_ident():x}.partial{ending}"
     )
     try:
         yield partial
@@ -29,16 +38,13 @@ def replacing(path, sync=False, same_ending=False):
         partial.unlink(missing_ok=True)
 
 
-def write(path, content, sync=False):
+def write(path: str | os.PathLike, content: str | bytes, sync: bool = False) -> None:
     """Write `content`, text (as UTF-8) or bytes, to `path` in one step; see `replacing`."""
     with replacing(path, sync) as partial:
         partial.write_bytes(content.encode("utf-8") if isinstance(content, str) else content)
 
 
-def sha256(path):
-    """The SHA-256 of a file of any size, in hexadecimal."""
-    total = hashlib.sha256()
+def sha256(path: str | os.PathLike) -> str:
+    """The SHA-256 of a file of any size, as 64 hexadecimal digits."""
     with open(path, "rb") as file:
-        for block in iter(lambda: file.read(1 << 20), b""):
-            total.update(block)
-    return total.hexdigest()
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,4 +1,4 @@
-"""Run the notebooks top to bottom, each into a copy."""
+"""Execute the notebooks top to bottom, each into a copy."""
 
 import contextlib
 import importlib.util
@@ -12,37 +12,39 @@ from nbconvert import HTMLExporter
 
 from catsdogs import paths
 
-#: Notebooks that need what `requirements.txt` does not bring: the package, and the file that does.
-_EXTRAS = {"07_the_same_in_pytorch.ipynb": ("torch", "requirements-torch.txt")}
+#: Notebooks that need a package which is not in `requirements.txt`: the package, and the extra of
+#: `pyproject.toml` that installs it.
+_EXTRAS = {"07_the_same_in_pytorch.ipynb": ("torch", "torch")}
 
 
 def all_notebooks() -> list[Path]:
-    """The project's notebooks, in the order they are read in."""
+    """The project's notebooks, in reading order."""
     return sorted((paths.PROJECT / "notebooks").glob("[0-9]*.ipynb"))
 
 
 def missing(notebook: Path) -> str | None:
-    """What has to be done before `notebook` can run, where it needs a package that is not installed; else None."""
-    package, requirements = _EXTRAS.get(notebook.name, (None, None))
+    """What to install before `notebook` can run; None where nothing is missing."""
+    package, extra = _EXTRAS.get(notebook.name, (None, None))
     if package is None or importlib.util.find_spec(package):
         return None
-    return f"it needs {package}: pip install -r {requirements}"
+    return f'it needs {package}: pip install -e ".[{extra}]"'
 
 
 def run(notebook: Path, output: Path, parameters: dict | None = None, *, html: bool = True) -> None:
-    """Run `notebook` top to bottom with `parameters`, into the folder `output`, also as HTML.
+    """Execute `notebook` top to bottom with `parameters`; the copy goes to `output`, also as HTML.
 
-    The notebook itself is not changed. Raises `papermill.PapermillExecutionError` when a cell fails; the
-    part that ran is in `output` all the same.
+    `parameters` replace those of the cell tagged ``parameters``. The notebook itself is not
+    changed. Raises `papermill.PapermillExecutionError` when a cell fails; the copy in `output` then
+    holds what ran before it.
     """
     output.mkdir(parents=True, exist_ok=True)
     executed = output / notebook.name
     started = time.monotonic()
     print(f"{notebook.name} …", flush=True)
     if sys.stderr.isatty():
-        # The kernel has no terminal of its own; this lets training show its progress on ours.
+        # The kernel has no terminal of its own: training shows its progress on this one.
         os.environ["CATSDOGS_TERMINAL"] = os.ttyname(sys.stderr.fileno())
-    # The kernel imports this project, whatever is installed beside it.
+    # The kernel must import this checkout, even where a different copy is installed.
     searched = [str(paths.PROJECT), *filter(None, [os.environ.get("PYTHONPATH")])]
     os.environ["PYTHONPATH"] = os.pathsep.join(
         dict.fromkeys(os.pathsep.join(searched).split(os.pathsep))
@@ -64,7 +66,10 @@ def run(notebook: Path, output: Path, parameters: dict | None = None, *, html: b
 
 @contextlib.contextmanager
 def _output_to(path):
-    """Send what this process and those it starts print, libraries' notes for the most part, to a file."""
+    """Redirect the output of this process and its children to the file `path`.
+
+    File descriptors rather than `sys.stdout`: most of it is logged by libraries written in C++.
+    """
     sys.stdout.flush(), sys.stderr.flush()
     kept = os.dup(1), os.dup(2)
     try:

@@ -1,8 +1,8 @@
-"""Where everything lies: the one place that knows the project's folders.
+"""The project's folders, defined in one place.
 
-Two environment variables move things: ``CATSDOGS_DATA`` (the photos and what is computed from
-them, by default ``data/``) and ``CATSDOGS_MODELS`` (what training writes, by default ``models/``).
-They are read at each call, so a test or a notebook can change them while it runs.
+Two environment variables relocate them: ``CATSDOGS_DATA`` (the photos and everything computed from
+them; default ``data/``) and ``CATSDOGS_MODELS`` (what training writes; default ``models/``). They
+are read at each call, so a test or a notebook can change them while it runs.
 """
 
 import os
@@ -12,12 +12,12 @@ PROJECT = Path(__file__).resolve().parent.parent
 
 
 def data() -> Path:
-    """The folder of the photos and of all that is computed from them."""
+    """The folder of the photos and of everything computed from them."""
     return Path(os.environ.get("CATSDOGS_DATA") or PROJECT / "data").expanduser().resolve()
 
 
 def photos() -> Path:
-    """``PetImages``: two folders, ``Cat`` and ``Dog``, of ``N.jpg``."""
+    """``PetImages``: the folders ``Cat`` and ``Dog``, each of files ``N.jpg``."""
     return data() / "PetImages"
 
 
@@ -27,12 +27,12 @@ def unlabelled() -> Path:
 
 
 def source_file() -> Path:
-    """JSON: where the photos came from, when, and how many there are."""
+    """A JSON file: where the photos came from, when, and how many there are."""
     return data() / "source.json"
 
 
 def downloads() -> Path:
-    """Archives on their way in, kept while they are incomplete so that a download can go on."""
+    """Archives while they download: an incomplete one is kept, so that the download can resume."""
     return data() / "downloads"
 
 
@@ -47,16 +47,16 @@ def arrays() -> Path:
 
 
 def features() -> Path:
-    """What pretrained networks say of the photos, some hundred photos a ``.npz`` file."""
+    """Features extracted by frozen backbones, a few hundred photos per ``.npz`` file."""
     return data() / "features"
 
 
 def models() -> Path:
-    """What training writes: models, run records, checkpoints."""
+    """What training writes: models, run records and checkpoints."""
     return Path(os.environ.get("CATSDOGS_MODELS") or PROJECT / "models").expanduser().resolve()
 
 
 def shown(path: Path) -> str:
-    """``path`` as a person would type it: relative to the project where it lies inside it."""
+    """`path` as a person would type it: relative to the project if it is inside."""
     path = Path(path)
     return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else str(path)

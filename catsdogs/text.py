@@ -1,8 +1,8 @@
-"""Words for people: a span of time, a file's name that is safe to print."""
+"""Text for people: durations in words, file names that are safe to print."""
 
 
 def duration(seconds: float) -> str:
-    """A span of time in words: ``"50 seconds"``, ``"7 minutes"``, ``"1 h 20 min"``."""
+    """A duration in words: ``"50 seconds"``, ``"7 minutes"``, ``"1 h 20 min"``."""
     if seconds < 90:
         return f"{seconds:.0f} second{'s' if round(seconds) != 1 else ''}"
     if seconds < 90 * 60:
@@ -11,7 +11,10 @@ def duration(seconds: float) -> str:
 
 
 def printable(text) -> str:
-    """`text` on one line, whatever is in it: a file's name may hold line ends, colours for a terminal, or no text at all."""
+    """`text` on one line, with every unprintable character escaped.
+
+    A file's name may hold line breaks, terminal escape sequences, or bytes that are no text.
+    """
     return "".join(
         character
         if character.isprintable()

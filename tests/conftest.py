@@ -1,4 +1,4 @@
-"""What the tests share: synthetic photos that are made once, and folders that are not the project's own."""
+"""What the tests share: a synthetic sample made once, and folders other than the project's own."""
 
 import json
 import os
@@ -18,7 +18,7 @@ PER_CLASS = 60
 
 @pytest.fixture(scope="session")
 def synthetic_data(tmp_path_factory) -> Path:
-    """A data folder with a small synthetic sample, made as a user would make it. Not to be changed by a test."""
+    """A data folder with a small synthetic sample, made as a user would. Read-only."""
     folder = tmp_path_factory.mktemp("synthetic")
     subprocess.run(
         [paths.PROJECT / "download_data.sh", "synthetic"],
@@ -28,7 +28,7 @@ def synthetic_data(tmp_path_factory) -> Path:
         | {
             "CATSDOGS_DATA": str(folder),
             "CATSDOGS_SYNTHETIC": str(PER_CLASS),
-            # Without a .venv, the Python that runs the tests draws.
+            # Without a .venv, it is made by the Python that runs the tests.
             "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}",
         },
     )
@@ -37,7 +37,7 @@ def synthetic_data(tmp_path_factory) -> Path:
 
 @pytest.fixture
 def synthetic(synthetic_data, tmp_path, monkeypatch) -> Path:
-    """The synthetic sample as the project's photos, and an empty folder for models, for one test."""
+    """The synthetic sample as the project's photos, and an empty models folder, for one test."""
     monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "models"))
     return synthetic_data
@@ -45,7 +45,7 @@ def synthetic(synthetic_data, tmp_path, monkeypatch) -> Path:
 
 @pytest.fixture
 def empty(tmp_path, monkeypatch) -> Path:
-    """An empty data folder as the project's, which says that its photos are real ones."""
+    """An empty data folder as the project's, whose source is that of real photos."""
     monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "data"))
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "models"))
     for name in ("Cat", "Dog"):

@@ -1,4 +1,4 @@
-"""The service as a process of its own, for the tests that come to it over HTTP."""
+"""The service as a process of its own, for the tests that use it over HTTP."""
 
 import contextlib
 import http.client
@@ -66,11 +66,11 @@ def form(*photos, names=()):
 
 @contextlib.contextmanager
 def running(*arguments, code=None):
-    """A service on a free port, ready; `code` is Python to run before it, in its process."""
+    """A service on a free port, ready; `code` is Python that its process runs first."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     start = (
-        f"import sys; {code or 'pass'}; from catsdogs.__main__ import main; "
+        f"import sys; {code or 'pass'}; from catsdogs.cli import main; "
         f"sys.exit(main(['serve', '--port', '{port}', *{list(map(str, arguments))!r}]))"
     )
     process = subprocess.Popen(

@@ -1,4 +1,4 @@
-"""Every kind of file a camera, a website or an accident produces."""
+"""Decoding every kind of file that a camera, a website or an accident produces."""
 
 import io
 import struct
@@ -13,7 +13,7 @@ from catsdogs.data.decode import PhotoError, read_image
 
 
 def picture(width=120, height=80):
-    """A smooth picture, red to the right, green downwards, so that orientation and colour can be told."""
+    """A smooth picture, red to the right, green downwards: its orientation and colors show."""
     x, y = np.meshgrid(np.linspace(0, 255, width), np.linspace(0, 255, height))
     return Image.fromarray(np.stack([x, y, np.full_like(x, 60)], -1).astype(np.uint8))
 
@@ -36,7 +36,7 @@ def test_every_format_gives_the_same_pixels(kind):
     found = decode.decode(encoded(picture(), kind), 32)
     assert found.shape == (32, 32, 3) and found.dtype == np.uint8
     expected = np.asarray(picture().resize((32, 32), Image.Resampling.BILINEAR)).astype(int)
-    # GIF has 256 colours; the others are within what JPEG's compression does.
+    # GIF has 256 colors; the others are within what JPEG's compression does.
     assert abs(found - expected).mean() < (14 if kind == "GIF" else 3)
 
 
@@ -50,7 +50,7 @@ def test_trailing_bytes_do_no_harm():
     assert np.array_equal(decode.decode(content + b"\0" * 500, 32), decode.decode(content, 32))
 
 
-def test_cmyk_comes_out_in_its_colours():
+def test_cmyk_is_converted_to_its_colors():
     content = encoded(picture().convert("CMYK"), "JPEG", quality=95)
     assert (
         abs(
@@ -60,7 +60,7 @@ def test_cmyk_comes_out_in_its_colours():
     )
 
 
-def test_greyscale_has_three_equal_channels():
+def test_grayscale_has_three_equal_channels():
     found = decode.decode(encoded(picture().convert("L"), "JPEG"), 32)
     assert np.array_equal(found[..., 0], found[..., 1]) and np.array_equal(
         found[..., 0], found[..., 2]
@@ -78,20 +78,20 @@ def test_palette():
     )
 
 
-def test_sixteen_bit_grey_is_scaled_not_clipped():
-    grey = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
-    found = decode.decode(encoded(Image.fromarray(grey), "PNG"), 64)
-    assert abs(found[..., 0].astype(int) - (grey >> 8)).max() <= 1
+def test_sixteen_bit_gray_is_scaled_not_clipped():
+    gray = np.linspace(0, 65535, 64 * 64).reshape(64, 64).astype(np.uint16)
+    found = decode.decode(encoded(Image.fromarray(gray), "PNG"), 64)
+    assert abs(found[..., 0].astype(int) - (gray >> 8)).max() <= 1
     assert np.median(found) < 140  # clipped, all but the first 256 levels would be 255
 
 
-def test_transparency_is_laid_on_white():
+def test_transparency_is_composited_onto_white():
     clear = Image.new("RGBA", (40, 40), (255, 0, 0, 0))
     assert (decode.decode(encoded(clear, "PNG"), 8) == 255).all()
 
 
 def test_animation_gives_its_first_frame():
-    frames = [Image.new("RGB", (20, 20), colour) for colour in ("red", "blue")]
+    frames = [Image.new("RGB", (20, 20), color) for color in ("red", "blue")]
     content = encoded(frames[0], "GIF", save_all=True, append_images=frames[1:])
     assert (
         tuple(decode.decode(content, 4)[0, 0]) == (255, 0, 0)
@@ -121,8 +121,8 @@ def test_exif_orientation_is_applied(orientation, turned):
 
 
 @pytest.mark.parametrize("tag, value", [(0x011A, "72 dpi"), (0x010E, 1.5), (0x0132, 7)])
-def test_odd_metadata_keeps_no_photo_from_being_turned(tag, value):
-    """XResolution as text, a description as a number, and such: cameras and programs write it, and pixels are whole."""
+def test_odd_metadata_does_not_hide_the_orientation(tag, value):
+    """XResolution as text, a description as a number: cameras write such, with intact pixels."""
     kinds = {
         str: (2, len(str(value)) + 1, str(value).encode() + b"\0"),
         float: (5, 1, struct.pack("<II", 3, 2)),
@@ -141,7 +141,7 @@ def test_odd_metadata_keeps_no_photo_from_being_turned(tag, value):
 
 
 def test_a_jpeg_that_takes_hours_is_refused():
-    """A progressive JPEG whose last scan comes again and again: each costs a few bytes, and as long as all pixels do."""
+    """A progressive JPEG that repeats its last scan: each costs few bytes, and a whole decoding."""
     content = encoded(Image.new("L", (64, 64), 90), "JPEG", progressive=True)
     last = content.rindex(b"\xff\xda")
     scan = content[last:-2]
@@ -174,7 +174,7 @@ def test_resizing_averages_over_the_source(kind):
         (b"\xff\xd8\xff\xe0", "no photo"),
     ],
 )
-def test_what_is_no_photo_says_why(content, reason):
+def test_what_is_no_photo_is_refused_with_the_reason(content, reason):
     with pytest.raises(PhotoError, match=reason):
         decode.decode(content, 32)
 
@@ -188,8 +188,8 @@ def test_a_truncated_file_is_refused(kind, share):
         decode.decode(content[: int(len(content) * share)], 32)
 
 
-def test_a_bomb_is_refused_before_it_is_decoded():
-    # A PNG of a few bytes that says it is 30,000 by 30,000 pixels.
+def test_a_decompression_bomb_is_refused_before_it_is_decoded():
+    # A PNG of a few bytes whose header promises 30,000 by 30,000 pixels.
     def chunk(kind, content):
         return (
             struct.pack(">I", len(content))
@@ -225,7 +225,7 @@ def test_formats_that_start_other_programs_are_refused():
 
 
 @pytest.mark.skipif("HEIF" not in decode.FORMATS, reason="pillow-heif is not installed")
-def test_heic_is_read_and_not_turned_twice():
+def test_heic_is_read_and_not_rotated_twice():
     exif = Image.Exif()
     exif[0x0112] = (
         6  # in HEIC only a note: the format has a rotation of its own, which the decoder applies
@@ -259,6 +259,6 @@ def test_paths_bytes_and_files_give_the_same(tmp_path):
     assert np.array_equal(from_file, decode.decode(str(tmp_path / "a.jpg"), 24))
 
 
-def test_a_colour_profile_does_not_get_in_the_way():
+def test_a_color_profile_does_not_get_in_the_way():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert decode.decode(encoded(picture(), "JPEG", icc_profile=profile), 32).shape == (32, 32, 3)

@@ -1,12 +1,15 @@
-"""download_data.sh and catsdogs/data/archive.py: from each source, and from each way it can go wrong."""
+"""Downloading, as a user starts it: from each source, and in each way that it can go wrong."""
 
+import ast
 import contextlib
+import errno
 import hashlib
 import http.server
 import io
 import json
 import os
 import random
+import re
 import resource
 import shutil
 import signal
@@ -24,7 +27,8 @@ import pytest
 from PIL import Image
 
 from catsdogs import paths
-from catsdogs.data import archive
+from catsdogs.data import download as downloading
+from catsdogs.data import progress, store, unpack
 
 SCRIPT = paths.PROJECT / "download_data.sh"
 TOKEN = "KGAT_0123456789abcdef"
@@ -69,7 +73,7 @@ def zipped(members) -> bytes:
 
 
 def kaggle_zip(test: str) -> bytes:
-    """As Kaggle packs a competition: archives in an archive. ``test`` is test1 (2013) or test (2016)."""
+    """As Kaggle packs a competition: archives in an archive. `test`: test1 (2013), test (2016)."""
     unlabelled = zipped({f"{test}/{n}.jpg": b for n, b in UNLABELLED.items()})
     return zipped(
         {"sampleSubmission.csv": b"id", f"{test}.zip": unlabelled, "train.zip": zipped(TRAIN)}
@@ -86,7 +90,7 @@ def data(tmp_path, monkeypatch) -> Path:
 def start(
     data, *arguments, cwd=None, command=("bash",), preexec_fn=None, **environment
 ) -> subprocess.Popen:
-    """Starts the script in its own process group, with none of the caller's credentials or proxies."""
+    """Start the script in a process group of its own, without our credentials or proxies."""
     unwanted = ("kaggle", "catsdogs", "xdg", "http_", "https_", "all_")
     inherited = {
         name: value for name, value in os.environ.items() if not name.lower().startswith(unwanted)
@@ -114,7 +118,7 @@ def start(
 
 
 def download(data: Path, *arguments, **options) -> subprocess.CompletedProcess:
-    """Runs the script to its end. Whatever happens, no traceback and nothing half-made may be seen."""
+    """Run the script to its end. Whatever happens, it leaves no traceback and nothing half-made."""
     process = start(data, *arguments, **options)
     out, err = process.communicate(timeout=50)
     assert "Traceback" not in out + err
@@ -159,15 +163,15 @@ def put_photos(data: Path, cats=range(1, 4), dogs=range(1, 4)):
             (data / "PetImages" / folder / f"{n}.jpg").write_bytes(f"{folder} {n}".encode())
 
 
-def put_drawn(data: Path):
+def put_synthetic(data: Path):
     """Photos that pass for synthetic ones."""
     put_photos(data)
     record = {
         "source": "synthetic",
         "photos": {"Cat": 3, "Dog": 3},
-        "sha256": archive.digest(data / "PetImages"),
+        "sha256": store.digest(data / "PetImages"),
     }
-    archive.write_record(data / "source.json", record)
+    store.write_record(data / "source.json", record)
 
 
 # --- microsoft: a server that answers as the real one, well and badly --------------------------
@@ -379,16 +383,28 @@ def test_silent_network(data):
         )
 
 
-def test_download_goes_on_after_sigterm(data, server):
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_an_interrupted_download_is_resumed(data, server, number):
     server.answers = ["hang"]
     running = start(data, CATSDOGS_URL=server.url)
     wait_for(lambda: list(data.glob("downloads/*.part")) and part(data).stat().st_size)
-    running.terminate()  # the script only; it has to stop curl
+    running.send_signal(number)
     _, err = running.communicate(timeout=10)
-    assert running.returncode == 130 and "run this again" in err
+    assert running.returncode == 130 and "Stopped" in err and "run this again" in err
     size = part(data).stat().st_size
     assert download(data, CATSDOGS_URL=server.url).returncode == 0
     assert server.ranges == [None, f"bytes={size}-"]
+    assert_real(data, "microsoft")
+
+
+def test_what_nohup_ignores_stays_ignored(data, server):
+    server.answers = ["hang"]
+    running = start(data, command=("nohup", "bash"), CATSDOGS_URL=server.url)
+    wait_for(lambda: list(data.glob("downloads/*.part")) and part(data).stat().st_size)
+    running.send_signal(signal.SIGHUP)
+    server.release.set()
+    running.communicate(timeout=20)
+    assert running.returncode == 0
     assert_real(data, "microsoft")
 
 
@@ -408,8 +424,43 @@ def test_two_at_once(data, server):
     assert_real(data, "microsoft")
 
 
+def test_many_starts_at_once(data, server):
+    """One of them downloads; none makes it fail."""
+    runs = [start(data, CATSDOGS_URL=server.url) for _ in range(5)]
+    ends = [(run.communicate(timeout=50)[1], run.returncode) for run in runs]
+    assert any(status == 0 for _, status in ends)
+    assert all("Another run" in err for err, status in ends if status)
+    assert server.ranges == [None], "nothing is downloaded twice"
+    assert_real(data, "microsoft")
+
+
+@pytest.mark.parametrize(
+    "name, value",
+    [
+        ("CATSDOGS_TRIES", "abc"),
+        ("CATSDOGS_TRIES", "0"),
+        ("CATSDOGS_TRIES", "2.5"),
+        ("CATSDOGS_PAUSE", "-1"),
+        ("CATSDOGS_PAUSE", "nan"),
+        ("CATSDOGS_PAUSE", "a while"),
+    ],
+)
+def test_settings_that_are_no_numbers(data, server, name, value):
+    wrong = download(data, CATSDOGS_URL=server.url, **{name: value})
+    assert wrong.returncode == 1 and f"{name} is {value!r}" in wrong.stderr
+    assert "was expected" in wrong.stderr and not server.ranges
+    assert_nothing(data)
+
+
+def test_an_address_that_makes_no_sense(data):
+    wrong = download(data, CATSDOGS_URL="htp:/me:secret@host/cats.zip")
+    assert wrong.returncode == 1 and "Correct CATSDOGS_URL" in wrong.stderr
+    assert "secret" not in wrong.stderr
+    assert_nothing(data)
+
+
 def test_unknown_checksum_is_told_and_contents_decide(data):
-    # Complete, but the run was killed before it was unpacked; at the default address the checksum is known.
+    # Complete, but killed before it was unpacked; for the default address the checksum is known.
     (data / "downloads").mkdir(parents=True)
     (data / "downloads/kagglecatsanddogs_5340.zip").write_bytes(zipped(MICROSOFT))
     done = download(data)
@@ -425,14 +476,16 @@ def test_password_in_an_address_is_not_shown(data):
 # --- kaggle: a stand-in for the command --------------------------------------------------------
 
 # As kaggle 2.2.4 does.
-# - kaggle/cli.py main(): a 401 prints print_auth_help() to stdout, other HTTPErrors go to stderr; exit 1.
-# - kagglesdk/kaggle_http_client.py _prepare_response(): the text of an error is the server's JSON "message"
-#   if there is one, else that of requests: "403 Client Error: Forbidden for url: ...".
-# - kaggle/api/kaggle_api_extended.py authenticate(): without valid credentials, or with a token that
-#   _introspect_token() is refused for, print_auth_help() and exit 1; the help comes twice, as `import kaggle`
-#   tries it too. Without network _introspect_token() ends in a traceback.
-# - competition_download_files() writes FOLDER/COMPETITION.zip, competition_download_file() FOLDER/FILE;
-#   download_file() keeps FILE.kaggle-partial beside an incomplete file; -q prints nothing.
+# - kaggle/cli.py main(): a 401 prints print_auth_help() to stdout, other HTTPErrors go to stderr;
+#   exit 1.
+# - kagglesdk/kaggle_http_client.py _prepare_response(): the text of an error is the server's JSON
+#   "message" if there is one, else that of requests: "403 Client Error: Forbidden for url: ...".
+# - kaggle/api/kaggle_api_extended.py authenticate(): without valid credentials, or with a token
+#   that _introspect_token() is refused for, print_auth_help() and exit 1; the help comes twice, as
+#   `import kaggle` tries it too. Without network _introspect_token() ends in a traceback.
+# - competition_download_files() writes FOLDER/COMPETITION.zip, competition_download_file()
+#   FOLDER/FILE; download_file() keeps FILE.kaggle-partial beside an incomplete file; -q prints
+#   nothing.
 # One thing is worse than in the real one, where it takes VERBOSE: every answer shows the token.
 FAKE_KAGGLE = """#!{python}
 import os, pathlib, sys
@@ -451,6 +504,10 @@ if answer == "good":
     source = pathlib.Path(os.environ["FAKE_FILES"]) / (competition + "-" + name)
     (folder / name).write_bytes(source.read_bytes())
     sys.exit()
+if answer == "hang":
+    import time
+    (folder / "pid").write_text(str(os.getpid()))
+    time.sleep(30)
 if answer == "cancelled":
     (folder / (competition + ".zip")).write_bytes(b"PK")
     (folder / (competition + ".zip.kaggle-partial")).write_text("{{}}")
@@ -458,25 +515,30 @@ if answer == "cancelled":
     sys.exit()
 if answer == "401":
     for _ in range(2):
-        print("Authentication required to call the Kaggle API.\\n\\nFirst, you will need a Kaggle account.")
+        print("Authentication required to call the Kaggle API.\\n\\nYou will need an account.")
 elif answer == "401-json":
     print("401 Client Error: Unauthorized for url: https://api.kaggle.com/v1/x", file=sys.stderr)
 elif answer == "403":
-    sys.stderr.write("You must accept this competition's rules before you'll be able to download files.\\n")
+    sys.stderr.write("You must accept this competition's rules before you'll be able to "
+                     "download files.\\n")
 elif answer == "403-plain":
     print("403 Client Error: Forbidden for url: https://api.kaggle.com/v1/x", file=sys.stderr)
 elif answer == "404":
     print("404 Client Error: Not Found for url: https://api.kaggle.com/v1/x", file=sys.stderr)
 elif answer == "network":
-    print("Traceback (most recent call last):\\nrequests.exceptions.ConnectionError: HTTPSConnectionPool("
+    print("Traceback (most recent call last):\\n"
+          "requests.exceptions.ConnectionError: HTTPSConnectionPool("
           "host='api.kaggle.com', port=443): Max retries exceeded with url: /v1/x", file=sys.stderr)
 sys.exit(1)
 """
 FIRST, SECOND = "dogs-vs-cats", "dogs-vs-cats-redux-kernels-edition"
 
 
-def kaggle(data: Path, answers: dict, *, command=("bash",), **environment):
-    """Runs ``download_data.sh kaggle`` with a kaggle that answers so; returns the run and the requests."""
+def kaggle(data: Path, answers: dict, *, run=None, command=("bash",), **environment):
+    """Run ``download_data.sh kaggle`` with a kaggle that answers so; returns run and requests.
+
+    `run` is `download`, or `start`.
+    """
     folder = data.parent / "bin"
     folder.mkdir(exist_ok=True)
     (folder / "kaggle").write_text(FAKE_KAGGLE.format(python=sys.executable))
@@ -487,7 +549,7 @@ def kaggle(data: Path, answers: dict, *, command=("bash",), **environment):
         (folder / f"{competition}-{test}.zip").write_bytes(unlabelled)
     log = data.parent / "requests"
     log.write_text("")
-    done = download(
+    done = (run or download)(
         data,
         "kaggle",
         command=command,
@@ -499,6 +561,8 @@ def kaggle(data: Path, answers: dict, *, command=("bash",), **environment):
         VERBOSE="true",
         **environment,
     )
+    if run:
+        return done, log
     assert TOKEN not in done.stdout + done.stderr
     for file in data.rglob("*"):
         assert not file.is_file() or TOKEN.encode() not in file.read_bytes()
@@ -596,6 +660,41 @@ def test_kaggle_other_failures(data, answer, status, words):
 def test_token_is_not_traced(data):
     done, _ = kaggle(data, {FIRST: "401"}, KAGGLE_API_TOKEN=TOKEN, command=("bash", "-x"))
     assert done.returncode == 1 and "set -u" in done.stderr, "the trace was on"
+
+
+def alive(pid: int) -> bool:
+    """Whether a process runs, and is not merely waiting for its parent to notice its end."""
+    stat = Path(f"/proc/{pid}/stat")
+    return stat.exists() and stat.read_text().rpartition(")")[2].split()[0] != "Z"
+
+
+@pytest.mark.skipif(not Path("/proc/self/stat").exists(), reason="needs /proc")
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGKILL])
+def test_interrupted_while_kaggle_downloads(data, number):
+    running, _ = kaggle(data, {FIRST: "hang"}, run=start)
+    written = data / f"downloads/{FIRST}/pid"
+    wait_for(lambda: written.exists() and written.read_text())
+    child = int(written.read_text())
+    try:
+        running.send_signal(number)
+        if number == signal.SIGTERM:
+            _, err = running.communicate(timeout=10)
+            assert running.returncode == 130 and "Stopped" in err and not alive(child)
+        else:
+            running.wait(timeout=10)
+            assert alive(child), "nobody was left to stop it"
+            second = download(data, "zip", write_zip(data, zipped(MICROSOFT)))
+            assert second.returncode == 1 and "Another run" in second.stderr
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.kill(child, signal.SIGKILL)
+        running.communicate(timeout=10)
+
+
+def test_kaggle_competition_that_cannot_be_one(data):
+    done, requests = kaggle(data, {}, CATSDOGS_COMPETITION="../elsewhere")
+    assert done.returncode == 1 and "CATSDOGS_COMPETITION is" in done.stderr and not requests
+    assert_nothing(data)
 
 
 def test_kaggle_command_missing(data):
@@ -713,10 +812,10 @@ def test_bad_archives(data, make, words):
 @pytest.mark.parametrize("limit, value", [("MAX_NESTED", 2000), ("MAX_TOTAL", 3000)])
 def test_bombs(data, monkeypatch, limit, value):
     """Too much of it all; with lower limits than the real ones, which no test could fill."""
-    monkeypatch.setattr(archive, limit, value)
-    archive.staging().mkdir(parents=True)
-    with pytest.raises(archive.ArchiveError, match="would unpack to .* at most"):
-        archive.unpack(write_zip(data, kaggle_zip("test")), archive.staging())
+    monkeypatch.setattr(unpack, limit, value)
+    store.staging().mkdir(parents=True)
+    with pytest.raises(unpack.ArchiveError, match="would unpack to .* at most"):
+        unpack.unpack(write_zip(data, kaggle_zip("test")), store.staging())
 
 
 def test_any_damage_is_a_message(data):
@@ -730,8 +829,8 @@ def test_any_damage_is_a_message(data):
             )
         target = data / str(turn)
         target.mkdir(parents=True)
-        with contextlib.suppress(archive.ArchiveError):
-            archive.unpack(write_zip(data, bytes(spoiled)), target)
+        with contextlib.suppress(unpack.ArchiveError):
+            unpack.unpack(write_zip(data, bytes(spoiled)), target)
 
 
 def test_missing_file(data, tmp_path):
@@ -787,9 +886,9 @@ def test_sigterm_while_unpacking(data):
 
 # Unpacks, and is killed at the n-th step of putting the photos in their places.
 KILLED = """
-import os, sys
+import os, shutil, sys
 from pathlib import Path
-from catsdogs.data import archive
+from catsdogs.data import download
 left = int(sys.argv[2])
 def dying(step):
     def run(*arguments):
@@ -800,8 +899,8 @@ def dying(step):
         return step(*arguments)
     return run
 os.rename, os.replace = dying(os.rename), dying(os.replace)
-archive.shutil.rmtree = dying(archive.shutil.rmtree)
-archive.install("zip", Path(sys.argv[1]), "", False)
+shutil.rmtree = dying(shutil.rmtree)
+download.install("zip", Path(sys.argv[1]))
 """
 
 
@@ -810,7 +909,7 @@ archive.install("zip", Path(sys.argv[1]), "", False)
 def test_killed_between_renames(data, synthetic, step):
     data.mkdir()
     if synthetic:
-        put_drawn(data)
+        put_synthetic(data)
     file = write_zip(data, kaggle_zip("test"))
     killed = subprocess.run([sys.executable, "-c", KILLED, str(file), str(step)], cwd=paths.PROJECT)
     assert killed.returncode == (9 if step < 6 + synthetic else 0)
@@ -832,7 +931,7 @@ def test_photos_put_there_between_kill_and_next_run_are_kept(data):
 
 def test_disk_full_while_writing(data):
     """A limit on the size of a file stands for the full disk; nothing that was there is lost."""
-    put_drawn(data)
+    put_synthetic(data)
     file = write_zip(data, zipped({**MICROSOFT, "PetImages/Dog/77.jpg": bytes(90_000)}))
     full = download(
         data,
@@ -847,7 +946,7 @@ def test_disk_full_while_writing(data):
 
 @pytest.mark.parametrize("options", ["size=200k", "size=20m,nr_inodes=14"])
 def test_full_disk(data, options):
-    """A disk that is really full: known beforehand, or, with no room for more files, met while writing."""
+    """A disk that is really full: seen beforehand or, with no room for more files, on writing."""
     data.mkdir()
     mount = ["mount", "-t", "tmpfs", "-o", options, "none", str(data)]
     if os.geteuid() or subprocess.run(mount, capture_output=True).returncode:
@@ -863,28 +962,28 @@ def test_full_disk(data, options):
 
 
 def test_room_is_checked_first(data, monkeypatch):
-    archive.staging().mkdir(parents=True)
-    monkeypatch.setattr(archive.shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000))
+    store.staging().mkdir(parents=True)
+    monkeypatch.setattr(unpack.shutil, "disk_usage", lambda _: SimpleNamespace(free=40_000))
     with pytest.raises(OSError, match="are needed"):
-        archive.unpack(write_zip(data, zipped(MICROSOFT)), archive.staging())
-    assert not list(archive.staging().iterdir())
+        unpack.unpack(write_zip(data, zipped(MICROSOFT)), store.staging())
+    assert not list(store.staging().iterdir())
 
 
 def test_synthetic_photos_give_way_to_real_ones(data):
-    put_drawn(data)
+    put_synthetic(data)
     assert download(data, "zip", write_zip(data, zipped(MICROSOFT))).returncode == 0
     assert_real(data, "zip")
 
 
 def test_failed_archive_leaves_synthetic_photos(data):
-    put_drawn(data)
+    put_synthetic(data)
     assert download(data, "zip", write_zip(data, b"no zip")).returncode == 1
-    assert archive.synthetic_untouched()
+    assert store.synthetic_untouched()
 
 
 def test_changed_synthetic_photos_are_not_replaced(data):
     """A stale source.json beside a user's own photos must not cost them."""
-    put_drawn(data)
+    put_synthetic(data)
     (data / "PetImages/Cat/2.jpg").write_bytes(b"my own cat")
     kept = download(data, "zip", write_zip(data, zipped(MICROSOFT)))
     assert kept.returncode == 1 and "Move it away" in kept.stderr
@@ -936,34 +1035,245 @@ def test_empty_folders_and_a_spoiled_record_do_not_stand_in_the_way(data):
     assert assert_real(data, "zip")["unlabelled"] == len(UNLABELLED)
 
 
-# --- synthetic, and the command line ---------------------------------------------------------------
+# --- synthetic, and the command line -----------------------------------------------------------
 
 
-def test_drawn(data):
+@pytest.mark.parametrize("name", ["synthetic", "drawn"])
+def test_synthetic(data, name):
+    """Also under the name that earlier versions had for it."""
     if (
         not (paths.PROJECT / ".venv/bin/python").exists()
         and subprocess.run(["python3", "-c", "import numpy, PIL"], capture_output=True).returncode
     ):
         pytest.skip("the script's Python has no numpy or Pillow")
-    pytest.importorskip("catsdogs.drawn")
-    done = download(data, "synthetic", CATSDOGS_SYNTHETIC="3")
+    done = download(data, name, CATSDOGS_SYNTHETIC="3")
     assert done.returncode == 0, done.stderr
     record = json.loads((data / "source.json").read_text())
-    assert record["source"] == "synthetic" and record["photos"] == archive.counts(
-        data / "PetImages"
-    )
-    assert record["photos"] == {"Cat": 3, "Dog": 3} and archive.synthetic_untouched()
-    assert "is there" in download(data, "synthetic").stdout
+    assert record["source"] == "synthetic" and record["photos"] == store.counts(data / "PetImages")
+    assert record["photos"] == {"Cat": 3, "Dog": 3} and store.synthetic_untouched()
+    assert "is there" in download(data, name).stdout
     shutil.rmtree(data)
-    assert "CATSDOGS_SYNTHETIC" in download(data, "synthetic", CATSDOGS_SYNTHETIC="many").stderr
+    assert "CATSDOGS_SYNTHETIC" in download(data, name, CATSDOGS_SYNTHETIC="many").stderr
 
 
 def test_synthetic_without_pillow(data, monkeypatch):
-    monkeypatch.setitem(sys.modules, "catsdogs.drawn", None)
-    monkeypatch.delattr("catsdogs.drawn", raising=False)
-    with pytest.raises(SystemExit, match="make install"):
-        archive.draw()
+    from catsdogs import data as package
+
+    monkeypatch.setitem(sys.modules, "catsdogs.data.synthetic", None)
+    monkeypatch.delattr(package, "synthetic", raising=False)
+    with pytest.raises(downloading.DownloadError, match="make install"):
+        downloading.make_synthetic()
     assert not data.exists()
+
+
+def test_paths_are_relative_to_where_the_user_stands(data, tmp_path):
+    """Where modules of the same names must not get in the way, either."""
+    stand = tmp_path / "a folder"
+    (stand / "catsdogs").mkdir(parents=True)
+    for name in ("catsdogs/__init__.py", "zipfile.py", "json.py"):
+        (stand / name).write_text("raise SystemExit('the wrong module')")
+    (stand / "photos (1).zip").write_bytes(zipped(MICROSOFT))
+    done = download(data, "zip", "photos (1).zip", cwd=stand, CATSDOGS_DATA="my data")
+    assert done.returncode == 0, done.stderr
+    assert_real(stand / "my data", "zip")
+
+
+def test_without_bash(data, server, tmp_path):
+    """``catsdogs download`` is the same."""
+    environment = {**os.environ, "CATSDOGS_DATA": str(data), "CATSDOGS_URL": server.url}
+    command = [sys.executable, "-m", "catsdogs", "download"]
+
+    def run(*arguments):
+        return subprocess.run(
+            [*command, *map(str, arguments)],
+            env={**environment, "PYTHONPATH": str(paths.PROJECT), "no_proxy": "*"},
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            timeout=50,
+        )
+
+    shown = run("--help")
+    assert shown.returncode == 0 and "catsdogs download [-h] [microsoft" in shown.stdout
+    assert "3 no source could be reached" in shown.stdout
+    wrong = run("zip")
+    assert wrong.returncode == 2 and "catsdogs download: error: zip needs" in wrong.stderr
+    missing = run("zip", "none.zip")
+    assert missing.returncode == 1 and str(tmp_path / "none.zip") in missing.stderr
+    assert run().returncode == 0
+    assert_real(data, "microsoft")
+    write_zip(data, zipped(MICROSOFT), "photos (1).zip")
+    shutil.rmtree(data)
+    assert run("zip", "photos (1).zip").returncode == 0
+    assert_real(data, "zip")
+
+
+def test_the_oldest_python(data, server):
+    """Nothing but Python 3.9 and its standard library: what a Mac has before `make install`."""
+    pyenv = sorted(Path.home().glob(".pyenv/versions/3.9.*/bin/python"))
+    python = shutil.which("python3.9") or next(iter(pyenv), None)
+    if not python or subprocess.run([python, "-c", ""], capture_output=True).returncode:
+        pytest.skip("there is no python3.9")
+    program = "import sys; from catsdogs.data.download import main; sys.exit(main())"
+    done = subprocess.run(
+        [python, "-S", "-c", program],
+        env={**os.environ, "CATSDOGS_DATA": str(data), "CATSDOGS_URL": server.url},
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_real(data, "microsoft")
+
+
+def test_it_needs_nothing_that_must_be_installed(data, server):
+    """Without the installed packages, and in words that Python 3.9 knows."""
+    program = "import sys; from catsdogs.data.download import main; main()\n" + (
+        "print(*(getattr(m, '__file__', None) for n, m in sys.modules.items() if 'catsdogs' in n))"
+    )
+    done = subprocess.run(
+        [sys.executable, "-S", "-c", program],
+        env={**os.environ, "CATSDOGS_DATA": str(data), "CATSDOGS_URL": server.url},
+        cwd=paths.PROJECT,
+        capture_output=True,
+        text=True,
+        timeout=50,
+    )
+    assert done.returncode == 0, done.stderr
+    assert_real(data, "microsoft")
+    modules = [Path(file) for file in done.stdout.splitlines()[-1].split()]
+    assert any(module.name == "transfer.py" for module in modules)
+    for module in modules:
+        source = module.read_text()
+        ast.parse(source, feature_version=(3, 9))
+        assert "annotations" in source or not re.search(r"(->|: )[\w\[\]., ]+ \| ", source), module
+
+
+def test_no_python(data, tmp_path):
+    """The script in a project without .venv, where no Python is on the PATH, or only an old one."""
+    shutil.copy(SCRIPT, tmp_path)
+    for name in ("bash", "dirname"):
+        (tmp_path / name).symlink_to(shutil.which(name))
+    for old in (False, True):
+        if old:
+            (tmp_path / "python3").write_text("#!/bin/sh\nexit 1\n")
+            (tmp_path / "python3").chmod(0o755)
+        none = subprocess.run(
+            [tmp_path / "bash", tmp_path / SCRIPT.name],
+            env={"PATH": str(tmp_path)},
+            capture_output=True,
+            text=True,
+        )
+        assert none.returncode == 1 and "Python 3.9 or newer is needed" in none.stderr
+
+
+# --- notebooks ---------------------------------------------------------------------------------
+
+
+def test_a_notebook_downloads(data, server, monkeypatch, capsys):
+    monkeypatch.setenv("CATSDOGS_URL", server.url)
+    monkeypatch.setenv("no_proxy", "*")
+    downloading.download("microsoft")
+    assert_real(data, "microsoft")
+    shown = capsys.readouterr()
+    assert "6 cats and 6 dogs" in shown.out and "Downloading http" in shown.err
+    downloading.download("microsoft")
+    assert "is there" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("name", ["my photos (1).zip", "a;touch x.zip", "$HOME `id` 'q'.zip"])
+def test_a_notebook_unpacks_an_archive_whatever_it_is_called(data, monkeypatch, name):
+    file = write_zip(data, zipped(MICROSOFT), name)
+    downloading.download(f"zip {file}")
+    assert_real(data, "zip")
+    shutil.rmtree(data)
+    monkeypatch.setenv("HOME", str(file.parent))
+    downloading.download(f"zip ~/{name}")
+    assert_real(data, "zip")
+
+
+@pytest.mark.parametrize("source", ["", "bing", "zip", "zip ", "synthetic x", "microsoft;id"])
+def test_a_notebook_is_told_of_sources_that_there_are_not(data, source):
+    with pytest.raises(ValueError, match="microsoft, kaggle, zip FILE or synthetic was expected"):
+        downloading.download(source)
+    assert not data.exists()
+
+
+def test_a_notebook_falls_back_to_the_synthetic_sample(data, monkeypatch, capsys):
+    monkeypatch.setenv("CATSDOGS_URL", "http://127.0.0.1:9/cats.zip")
+    monkeypatch.setenv("CATSDOGS_SYNTHETIC", "2")
+    monkeypatch.setenv("no_proxy", "*")
+    with pytest.raises(downloading.UnreachableError, match="Cannot reach"):
+        downloading.download("microsoft")
+    downloading.download("microsoft", synthetic_fallback=True)
+    shown = capsys.readouterr()
+    assert "Cannot reach" in shown.err and "Carrying on with the synthetic sample" in shown.out
+    assert store.synthetic_untouched()
+
+
+def test_a_notebook_stops_at_every_other_failure(data):
+    with pytest.raises(downloading.DownloadError, match="is not a zip archive") as caught:
+        downloading.download(f"zip {write_zip(data, b'no zip')}", synthetic_fallback=True)
+    assert not isinstance(caught.value, downloading.UnreachableError)
+    assert_nothing(data)
+    with pytest.raises(downloading.DownloadError, match="There is no file"):
+        downloading.download("zip none.zip", synthetic_fallback=True)
+
+
+# --- progress, and locks where there is no fcntl -----------------------------------------------
+
+
+class Watched(io.StringIO):
+    def isatty(self):
+        return True
+
+
+@pytest.mark.parametrize("tqdm", [True, False])
+def test_progress_is_shown_where_somebody_watches(data, server, monkeypatch, tqdm):
+    monkeypatch.setenv("CATSDOGS_URL", server.url)
+    monkeypatch.setenv("no_proxy", "*")
+    monkeypatch.setattr(sys, "stderr", Watched())
+    if not tqdm:
+        monkeypatch.setitem(sys.modules, "tqdm", None)
+    downloading.download("microsoft")
+    shown = sys.stderr.getvalue()
+    assert "\rDownloading" in shown and "\rUnpacking" in shown and "12" in shown
+    assert ("12 of 12 photos" in shown) == (not tqdm) and ("12/12" in shown) == tqdm
+
+
+def test_progress_is_shown_in_notebooks(monkeypatch):
+    class OutStream(io.StringIO):
+        __module__ = "ipykernel.iostream"
+
+    for stream, watched in ((OutStream(), True), (io.StringIO(), False), (Watched(), True)):
+        monkeypatch.setattr(sys, "stderr", stream)
+        assert progress.is_watched() == watched
+
+
+def test_locks_of_windows(data, monkeypatch):
+    taken = []
+
+    def locking(descriptor, mode, size):
+        if taken:
+            raise PermissionError(13, "Permission denied")
+        taken.append((mode, size))
+
+    monkeypatch.setitem(sys.modules, "fcntl", None)
+    monkeypatch.setitem(sys.modules, "msvcrt", SimpleNamespace(locking=locking, LK_NBLCK=2))
+    with store.locked():
+        assert taken == [(2, 1)]
+        with pytest.raises(downloading.DownloadError, match="Another run"), store.locked():
+            pass
+
+
+def test_a_file_system_without_locks(data, monkeypatch, capsys):
+    def unsupported(*_):
+        raise OSError(errno.ENOLCK, "No locks available")
+
+    monkeypatch.setattr("fcntl.flock", unsupported)
+    with store.locked():
+        assert "without locks" in capsys.readouterr().err
 
 
 def test_usage(data):

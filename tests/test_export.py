@@ -1,4 +1,4 @@
-"""Every format of a model gives what the model gives, and says what it is."""
+"""Every exported format predicts what the model predicts, and describes itself."""
 
 import http.server
 import json
@@ -19,7 +19,7 @@ from catsdogs import files, paths
 from catsdogs.analysis import gradcam
 from catsdogs.data import check, dataset
 from catsdogs.data.decode import decode
-from catsdogs.serving import export
+from catsdogs.serving import export, litert, onnx, static_site
 from catsdogs.serving.predictor import ModelError, load_model, load_predictor, predict_photos
 from catsdogs.training import records
 from tools import report
@@ -30,7 +30,7 @@ ENDINGS = ("keras", "onnx", "tflite")
 
 @pytest.fixture(scope="module")
 def images(synthetic_data):
-    """Drawn pictures, as arrays of the shipped model's size."""
+    """Synthetic photos, as arrays of the included model's size."""
     photos = sorted((synthetic_data / "PetImages").glob("*/*.jpg"))[::4]
     return np.stack(
         [decode(photo, load_predictor(SHIPPED / "cats_vs_dogs.onnx").size) for photo in photos]
@@ -38,7 +38,7 @@ def images(synthetic_data):
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
-def test_every_format_that_ships_gives_the_same_probabilities(images, ending):
+def test_every_included_format_predicts_the_same_probabilities(images, ending):
     expected = load_model().predict(images, verbose=0)[:, 0]
     given = load_predictor(SHIPPED / f"cats_vs_dogs.{ending}")
     assert len(expected) >= 30 and expected.std() > 0.05
@@ -46,7 +46,7 @@ def test_every_format_that_ships_gives_the_same_probabilities(images, ending):
     np.testing.assert_allclose(given.predict(images[:1]), expected[:1], atol=1e-4)
 
 
-def test_every_format_is_as_sure(images):
+def test_every_format_has_the_same_calibration():
     record = records.read(report.MODEL)
     for ending in (*ENDINGS, "_int8"):
         path = SHIPPED / (
@@ -57,7 +57,7 @@ def test_every_format_is_as_sure(images):
         assert calibration.unsure_below == record["calibration"]["unsure_below"]
 
 
-def test_what_ships_was_written_from_the_model_that_ships_and_agrees_on_the_test_photos():
+def test_the_included_formats_were_exported_from_the_included_model_and_agree_on_the_test_set():
     record, facts = records.read(report.MODEL), load_predictor(SHIPPED / "cats_vs_dogs.onnx").facts
     assert (
         facts["model_sha256"]
@@ -72,7 +72,7 @@ def test_what_ships_was_written_from_the_model_that_ships_and_agrees_on_the_test
 
 
 @pytest.mark.skipif(not os.environ.get("CATSDOGS_TEST_ARCHIVE"), reason="no real photos at hand")
-def test_on_real_photos_the_8_bit_model_gives_the_same_answers(empty):
+def test_on_real_photos_the_8_bit_model_predicts_the_same_labels(empty):
     shutil.rmtree(empty)
     subprocess.run(
         [paths.PROJECT / "download_data.sh", "zip", os.environ["CATSDOGS_TEST_ARCHIVE"]],
@@ -92,10 +92,10 @@ def test_on_real_photos_the_8_bit_model_gives_the_same_answers(empty):
             for ending in (".keras", ".onnx", ".tflite", "_int8.tflite")
         )
     }
-    expected = np.array([answer.probability for answer in found["cats_vs_dogs.keras"]])
+    expected = np.array([one.probability for one in found["cats_vs_dogs.keras"]])
     assert len(expected) >= 500
-    for name, answers in found.items():
-        given = np.array([answer.probability for answer in answers])
+    for name, predictions in found.items():
+        given = np.array([one.probability for one in predictions])
         if "int8" in name:
             assert ((given >= 0.5) == (expected >= 0.5)).mean() >= 0.99
         else:
@@ -111,7 +111,7 @@ def test_the_map_is_grad_cam(images):
         keras.ops.image.resize(maps[..., None], images.shape[1:3], interpolation="bilinear")
     )[..., 0]
     expected = gradcam.gradcam(model, images)
-    # Grad-CAM as a rule scales the enlarged map, here it is scaled before.
+    # Grad-CAM scales the enlarged map to a maximum of 1, the ONNX graph the one before that.
     np.testing.assert_allclose(enlarged / enlarged.max((1, 2), keepdims=True), expected, atol=2e-3)
 
 
@@ -124,7 +124,7 @@ def test_the_map_is_grad_cam(images):
         (32, 2, "same", "mean"),
     ],
 )
-def test_networks_of_other_shapes(tmp_path, size, strides, padding, head):
+def test_networks_of_different_shapes(tmp_path, size, strides, padding, head):
     keras.utils.set_random_seed(3)
     model = keras.Sequential(
         [
@@ -149,7 +149,7 @@ def test_networks_of_other_shapes(tmp_path, size, strides, padding, head):
             layer.set_weights(
                 [rng.uniform(0.5, 1.5, weight.shape) for weight in layer.get_weights()]
             )
-    export.to_onnx(model, tmp_path / "other.onnx", {"temperature": "2.0"})
+    onnx.to_onnx(model, tmp_path / "other.onnx", {"temperature": "2.0"})
     images = rng.integers(0, 256, (5, size, size, 3), np.uint8)
     written = load_predictor(tmp_path / "other.onnx")
     assert written.size == size and written.calibration.temperature == 2
@@ -159,7 +159,7 @@ def test_networks_of_other_shapes(tmp_path, size, strides, padding, head):
     assert written.explain is not None and written.explain(images)[1].shape[0] == 5
 
 
-def test_a_network_that_cannot_be_written_is_said_in_one_sentence(tmp_path):
+def test_a_network_that_cannot_be_exported_is_reported_in_one_line(tmp_path):
     model = keras.Sequential(
         [
             keras.Input((8, 8, 3)),
@@ -183,7 +183,45 @@ def test_a_network_that_cannot_be_written_is_said_in_one_sentence(tmp_path):
     assert not (tmp_path / "other.onnx").exists()
 
 
-# --- the folder for browsers -------------------------------------------------------------------------
+def test_the_8_bit_model_takes_bytes_and_comes_close(tmp_path, images):
+    model = load_model()
+    litert.to_int8_litert(model, tmp_path / "small.tflite", images)
+    quantized = load_predictor(tmp_path / "small.tflite").predict(images)
+    assert (tmp_path / "small.tflite").stat().st_size < model.count_params() * 1.5
+    assert 0 < abs(quantized - load_predictor().predict(images)).max() < 0.2
+
+
+def test_the_metadata_describe_the_model_and_how_well_it_does(tmp_path):
+    model, record = load_model(), records.read(report.MODEL)
+    about = export.describe(SHIPPED / "cats_vs_dogs.keras", model)["about"]
+    test = record["metrics"]["test"]
+    for words in (
+        f"{record['parameters']:,} parameters",
+        f"trained on {record['data']['photos']['train']:,} photos",
+        f"test accuracy is {test['accuracy']['value']:.1%} (95% CI {test['accuracy']['low']:.1%}",
+        f"n = {test['photos']:,}",
+    ):
+        assert words in about
+    # Without a record, or with that of a different model, there are no such numbers.
+    shutil.copy(SHIPPED / "cats_vs_dogs.keras", tmp_path / "mine.keras")
+    assert "accuracy" not in export.describe(tmp_path / "mine.keras", model)["about"]
+    (tmp_path / "mine.json").write_text(json.dumps(record | {"model_sha256": "another"}))
+    assert "accuracy" not in export.describe(tmp_path / "mine.keras", model)["about"]
+
+
+def test_the_comparison_counts_labels_and_measures_probabilities(images):
+    path = SHIPPED / "cats_vs_dogs.onnx"
+    found = export.compare(SHIPPED / "cats_vs_dogs.keras", [path], images)
+    assert found == {
+        "cats_vs_dogs.onnx": {
+            "bytes": path.stat().st_size,
+            "largest_difference": pytest.approx(0, abs=1e-4),
+            "same_label": 1.0,
+        }
+    }
+
+
+# --- the static site --------------------------------------------------------------------------
 
 
 @pytest.fixture
@@ -191,21 +229,21 @@ def npm(tmp_path, monkeypatch):
     """A command `npm` that packs three small files, as the real one packs ONNX Runtime Web."""
     folder = tmp_path / "bin"
     folder.mkdir()
-    for name in export.ORT_WEB_FILES:
+    for name in static_site.ORT_WEB_FILES:
         (tmp_path / "package" / "dist").mkdir(parents=True, exist_ok=True)
         (tmp_path / "package" / "dist" / name).write_text(name)
     (folder / "npm").write_text(
-        f'#!/bin/sh\n[ "$3" = {export.ORT_WEB} ] || exit 9\n'
+        f'#!/bin/sh\n[ "$3" = {static_site.ORT_WEB} ] || exit 9\n'
         f"tar czf onnxruntime-web-1.tgz -C {tmp_path} package\n"
     )
     (folder / "npm").chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
-def test_the_folder_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
+def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
     folder = tmp_path / "site"
     for _ in range(2):
-        export.web_folder(SHIPPED / "cats_vs_dogs.onnx", folder)
+        static_site.build(SHIPPED / "cats_vs_dogs.onnx", folder)
     assert sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     ) == sorted(
@@ -218,7 +256,7 @@ def test_the_folder_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
             "resize.js",
             "model.onnx",
             "model.json",
-            *(f"ort/{name}" for name in export.ORT_WEB_FILES),
+            *(f"ort/{name}" for name in static_site.ORT_WEB_FILES),
         ]
     )
     page = (folder / "index.html").read_text()
@@ -236,32 +274,32 @@ def test_the_folder_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
-def test_a_folder_of_somebody_elses_is_left_alone(tmp_path, npm):
+def test_a_folder_with_anything_else_is_left_alone(tmp_path, npm):
     (tmp_path / "thesis.txt").write_text("three years of work")
-    with pytest.raises(ModelError, match="no page of ours"):
-        export.web_folder(SHIPPED / "cats_vs_dogs.onnx", tmp_path)
+    with pytest.raises(ModelError, match="not an earlier build"):
+        static_site.build(SHIPPED / "cats_vs_dogs.onnx", tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "three years of work"
 
 
-def test_a_page_is_never_written_over_the_model(tmp_path, npm, capsys):
-    """Exported into the folder that the model is in, beside the .onnx file that the same command has just written."""
+def test_the_static_site_is_never_written_over_the_model(tmp_path, npm, capsys):
+    """Exported into the model's own folder, beside the .onnx file that the same command wrote."""
     mine = tmp_path / "mine"
     mine.mkdir()
     shutil.copy(SHIPPED / "cats_vs_dogs.keras", mine / "model.keras")
     assert (
         command_line.main(["export", "--model", str(mine / "model.keras"), "--web", str(mine)]) == 2
     )
-    assert "no page of ours" in capsys.readouterr().err and (mine / "model.keras").exists()
+    assert "not an earlier build" in capsys.readouterr().err and (mine / "model.keras").exists()
     (mine / "page").mkdir()
     (mine / "page" / "model.onnx").write_bytes(b"somebody's own")
-    with pytest.raises(ModelError, match="no page of ours"):
-        export.web_folder(SHIPPED / "cats_vs_dogs.onnx", mine / "page")
+    with pytest.raises(ModelError, match="not an earlier build"):
+        static_site.build(SHIPPED / "cats_vs_dogs.onnx", mine / "page")
 
 
 @pytest.mark.parametrize(
     "npm_does, said", [("exit 1", "could not fetch"), (None, "npm is not installed")]
 )
-def test_without_npm_it_says_so(tmp_path, monkeypatch, npm_does, said):
+def test_without_npm_the_error_says_so(tmp_path, monkeypatch, npm_does, said):
     (tmp_path / "bin").mkdir()
     if npm_does:
         (tmp_path / "bin" / "npm").write_text(
@@ -275,11 +313,11 @@ def test_without_npm_it_says_so(tmp_path, monkeypatch, npm_does, said):
         else f"{tmp_path / 'bin'}:/bin:/usr/bin",
     )
     with pytest.raises(ModelError, match=said):
-        export.web_folder(SHIPPED / "cats_vs_dogs.onnx", tmp_path / "site")
+        static_site.build(SHIPPED / "cats_vs_dogs.onnx", tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
 
-def test_the_shell_exports_and_says_what_it_left_out(synthetic, tmp_path, npm, capsys):
+def test_the_command_line_exports_and_says_what_it_left_out(synthetic, tmp_path, npm, capsys):
     (tmp_path / "models").mkdir(exist_ok=True)
     for ending in ("keras", "json"):
         shutil.copy(SHIPPED / f"cats_vs_dogs.{ending}", tmp_path / "models")
@@ -297,6 +335,6 @@ def test_the_shell_exports_and_says_what_it_left_out(synthetic, tmp_path, npm, c
         lambda *a: http.server.SimpleHTTPRequestHandler(*a, directory=tmp_path / "site"),
     )
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/") as answer:
-        assert b"browser.js" in answer.read()
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/") as response:
+        assert b"browser.js" in response.read()
     server.shutdown()

@@ -1,4 +1,7 @@
-"""Thousands of broken photos and requests at the service: no 500, no crash, no growth. More with `make fuzz`."""
+"""Thousands of broken photos and requests against the service: no 500, no crash, no memory growth.
+
+`make fuzz` runs more of them.
+"""
 
 import http.client
 import io
@@ -13,12 +16,13 @@ from PIL import Image
 from served import form, running
 
 COUNT = int(os.environ.get("CATSDOGS_FUZZ", "1500"))
-#: What may come back: an answer, a refusal that says why, or, for odd spellings of the page's own address, that address.
+#: Statuses that are expected: a response, a refusal with a reason, or a redirect for odd spellings
+#: of the page's own address.
 EXPECTED = {200, 307, 400, 404, 405, 408, 413, 422, 503}
 
 
 def _seeds():
-    """A small picture as every kind of file, so that there is something to break."""
+    """A small image in every format, to be broken."""
     x, y = np.meshgrid(np.arange(48), np.arange(40))
     image = Image.fromarray(np.stack([x * 5, y * 6, (x * y) % 256], -1).astype(np.uint8))
     exif = Image.Exif()
@@ -47,7 +51,7 @@ SEEDS = _seeds()
 
 @st.composite
 def broken_photos(draw):
-    """A photo with some bytes changed, taken out, put in or moved."""
+    """A photo with some bytes changed, removed, inserted or repeated."""
     content = bytearray(draw(st.sampled_from(SEEDS)))
     for _ in range(draw(st.integers(0, 6))):
         at = draw(st.integers(0, max(len(content) - 1, 0)))
@@ -62,7 +66,7 @@ def broken_photos(draw):
             del content[at : at + draw(st.integers(1, 40))]
         elif what == "repeat":
             content[at:at] = content[at : at + draw(st.integers(1, 60))]
-        elif what == "number":  # lengths and sizes are where decoders go wrong
+        elif what == "number":  # decoders go wrong at lengths and sizes
             content[at : at + 4] = draw(
                 st.sampled_from(
                     [b"\xff\xff\xff\xff", b"\0\0\0\0", b"\x7f\xff\xff\xff", b"\x00\x01\x00\x00"]
@@ -73,7 +77,7 @@ def broken_photos(draw):
 
 @st.composite
 def requests(draw):
-    """Method, path, headers and body: a photo broken or whole, as a form or raw, and sometimes a broken form."""
+    """Method, path, headers and body: photos, broken or not, in a form or raw, or a broken form."""
     photos = draw(st.lists(broken_photos(), min_size=1, max_size=3))
     way = draw(st.sampled_from(["form", "form", "raw", "raw", "broken form", "other"]))
     path = draw(st.sampled_from(["/predict", "/predict?map=1", "/predict?map=0"]))
@@ -116,7 +120,7 @@ def requests(draw):
     return "POST", path, {"Content-Type": kind}, body
 
 
-def test_the_service_answers_or_refuses_whatever_comes():
+def test_the_service_answers_or_refuses_whatever_is_sent():
     with running() as service:
         connection = http.client.HTTPConnection("127.0.0.1", service.port, timeout=30)
         counts, memory = {}, []
@@ -135,7 +139,7 @@ def test_the_service_answers_or_refuses_whatever_comes():
                 connection.request(method, path, body, headers)
                 response = connection.getresponse()
             except (http.client.HTTPException, ConnectionError):
-                # It closes the connection after some refusals; the next request opens another.
+                # It closes the connection after some refusals; the next request opens a new one.
                 connection.close()
                 connection.request(method, path, body, headers)
                 response = connection.getresponse()
@@ -157,7 +161,8 @@ def test_the_service_answers_or_refuses_whatever_comes():
         assert service.process.poll() is None and service.predict(SEEDS[0])[0] == 200
         total = sum(counts.values())
         print(
-            f"\n{total:,} requests: {dict(sorted(counts.items()))}; memory after a third and all: {[m // 10**6 for m in memory]} MB"
+            f"\n{total:,} requests: {dict(sorted(counts.items()))}; "
+            f"memory after a third and after all: {[m // 10**6 for m in memory]} MB"
         )
         assert (
             total >= COUNT * 0.9

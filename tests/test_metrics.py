@@ -1,19 +1,22 @@
-"""The measures, against values worked out by hand or by another formula, and the figures."""
+"""The metrics, against values worked out by hand or by another formula."""
 
-import matplotlib.pyplot as plt
 import numpy as np
 import pytest
 
-from catsdogs.analysis import plots
-from catsdogs.analysis.metrics import calibration_error, evaluate
+from catsdogs.analysis.calibration import calibrate
+from catsdogs.analysis.metrics import (
+    calibration_error,
+    calibration_error_by_chance,
+    evaluate,
+)
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
 PROBABILITIES = np.array([0.1, 0.2, 0.4, 0.9, 0.8, 0.7, 0.6, 0.3, 0.95, 0.5])
 
 
-def test_measures_by_hand():
+def test_metrics_by_hand():
     found = evaluate(LABELS, PROBABILITIES[:, None], resamples=50)
-    # 0.5 is not above the threshold, so the last dog is called a cat.
+    # 0.5 is not above the threshold, so the last dog is classified as a cat.
     assert found["confusion"] == [[3, 1], [2, 4]]
     assert found["accuracy"]["value"] == 0.7
     assert found["precision"]["value"] == 0.8
@@ -29,7 +32,7 @@ def test_measures_by_hand():
     assert found["log_loss"]["value"] == pytest.approx(-np.log(right).mean())
     assert found["brier"]["value"] == pytest.approx(((1 - right) ** 2).mean())
     for name, measure in found.items():
-        if isinstance(measure, dict):
+        if isinstance(measure, dict) and name != "calibration_error":
             assert 0 <= measure["low"] <= measure["value"] <= measure["high"], name
 
 
@@ -59,63 +62,45 @@ def test_calibration_error():
     assert calibration_error([0] * 50 + [1] * 50, [0.2] * 50 + [0.8] * 50) == pytest.approx(0.2)
 
 
-def test_nothing_called_dog_has_no_precision():
+def test_the_calibration_error_has_no_interval_as_it_is_biased():
+    found = evaluate(LABELS, PROBABILITIES, resamples=5)
+    assert found["calibration_error"] == {"value": calibration_error(LABELS, PROBABILITIES)}
+
+
+def test_the_calibration_error_by_chance_covers_calibrated_labels_and_no_others():
+    rng = np.random.default_rng(1)
+    probabilities = rng.beta(0.3, 0.3, 1000)
+    by_chance = calibration_error_by_chance(probabilities[:, None], resamples=400)
+    # A bin of n photos is off by the absolute value of a normal variable, about sqrt(v / n).
+    bins = np.minimum((probabilities * 15).astype(int), 14)
+    variances = np.bincount(bins, probabilities * (1 - probabilities), 15)
+    expected = np.sqrt(2 / np.pi) * np.sqrt(variances).sum() / 1000
+    assert by_chance["value"] == pytest.approx(expected, rel=0.05)
+    assert 0 < by_chance["low"] < by_chance["value"] < by_chance["high"]
+    inside = [
+        by_chance["low"]
+        <= calibration_error(rng.random(1000) < probabilities, probabilities)
+        <= by_chance["high"]
+        for _ in range(200)
+    ]
+    assert 0.88 < np.mean(inside) < 1
+    overconfident = rng.random(1000) < calibrate(probabilities, 3.0)
+    assert calibration_error(overconfident, probabilities) > by_chance["high"]
+
+
+def test_nothing_classified_as_dog_has_no_precision():
     found = evaluate(LABELS, PROBABILITIES, threshold=0.99, resamples=5)
     assert found["precision"]["value"] is None and found["recall"]["value"] == 0
 
 
 @pytest.mark.parametrize(
     "labels, probabilities, reason",
-    [([0, 1], [0.5], "one each"), ([1, 1], [0.5, 0.6], "both 0"), ([0, 2], [0.1, 0.2], "both 0")],
+    [
+        ([0, 1], [0.5], "one label and one probability per photo"),
+        ([1, 1], [0.5, 0.6], "both 0"),
+        ([0, 2], [0.1, 0.2], "both 0"),
+    ],
 )
 def test_what_cannot_be_evaluated_says_why(labels, probabilities, reason):
     with pytest.raises(ValueError, match=reason):
         evaluate(labels, probabilities)
-
-
-# --- figures ---------------------------------------------------------------------------------------
-
-HISTORY = {
-    "loss": [0.7, 0.5],
-    "accuracy": [0.5, 0.7],
-    "val_loss": [0.6, 0.65],
-    "val_accuracy": [0.6, 0.68],
-}
-
-
-def figures():
-    return [
-        plots.curves(HISTORY, best_epoch=1, epochs=25, others={"earlier": HISTORY}),
-        plots.confusion_matrix([[3, 1], [2, 4]], title="a title"),
-        plots.roc_and_precision_recall(LABELS, PROBABILITIES),
-        plots.calibration(LABELS, PROBABILITIES, bins=3),
-        plots.threshold(LABELS, PROBABILITIES, 0.99),
-        plots.filters(np.random.rand(3, 3, 3, 20)),
-        plots.photo_grid(np.zeros((7, 8, 8, 3)), ["x"] * 7, maps=np.zeros((7, 8, 8))),
-    ]
-
-
-def texts(figure):
-    return [text.get_text() for text in figure.findobj(plt.Text)]
-
-
-def test_figures_show_what_they_are_given(empty):
-    found = figures()
-    assert any("epoch 1, kept: 60.0%" in text for text in texts(found[0]))
-    assert {"3\n75.0%", "1\n25.0%", "2\n33.3%", "4\n66.7%"} <= set(texts(found[1]))
-    assert not any("synthetic" in text for figure in found for text in texts(figure))
-    for figure in found:
-        figure.canvas.draw()
-        plots.close(figure)
-
-
-def test_every_figure_of_a_synthetic_run_says_so(synthetic):
-    for figure in figures():
-        assert "synthetic sample, not photos" in texts(figure)
-        plots.close(figure)
-
-
-def test_the_readers_own_style_stays(empty):
-    before = dict(plt.rcParams)
-    plots.close(plots.confusion_matrix([[1, 0], [0, 1]]))
-    assert dict(plt.rcParams) == before

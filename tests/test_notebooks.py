@@ -1,5 +1,6 @@
-"""The notebooks: run top to bottom on synthetic photos, and fit to be shared as they are committed."""
+"""The notebooks: run top to bottom on synthetic photos, and fit to share as they are committed."""
 
+import ast
 import http.server
 import json
 import os
@@ -10,6 +11,7 @@ import threading
 
 import nbformat
 import pytest
+from papermill import inspect_notebook
 
 from catsdogs import cli as command_line
 from catsdogs import notebooks, paths
@@ -25,6 +27,7 @@ TINY_TWO_CONV = TWO_CONV | {
     "EPOCHS": 2,
     "FILTERS": [4, 8],
     "DENSE_UNITS": 8,
+    "LEAVE_OUT": True,
 }
 TINY_RESIDUAL = RESIDUAL | {
     "IMAGE_SIZE": 40,
@@ -83,6 +86,23 @@ RUN = [
 ]
 
 
+#: Cells that a test adds to the copy it runs: what a notebook writes out is what the package has.
+CHECKS = {
+    "02_train_the_cnn.ipynb": """
+keys = {fit.key(hyperparameters, dataset, build=build), fit.key(hyperparameters, dataset)}
+assert keys == {run_key}
+configs = []
+theirs = fit.learning_rate_schedule(LEARNING_RATE, steps, WARMUP)
+rates = [[float(rate(step)) for step in range(steps + 1)] for rate in (schedule, theirs)]
+assert rates[0] == rates[1] and max(rates[0]) == np.float32(LEARNING_RATE)
+for one in (optimizer, fit.optimizer(hyperparameters, steps_per_epoch)):
+    configs.append(one.get_config() | {"name": ""})  # Keras counts up names
+assert configs[0] == configs[1]
+print("the package has the same network, schedule and optimizer")
+""",
+}
+
+
 @pytest.fixture(scope="module")
 def executed(synthetic_data, tmp_path_factory):
     """All notebooks run in order, as `make run` runs them, with small parameters."""
@@ -92,9 +112,35 @@ def executed(synthetic_data, tmp_path_factory):
         patch.setenv("CATSDOGS_MODELS", str(folder / "models"))
         for name in NOTEBOOKS:
             if not MISSING[name]:
-                notebooks.run(paths.PROJECT / "notebooks" / name, folder, SMALL[name])
+                notebooks.run(with_checks(name, folder / "to run"), folder, SMALL[name])
         record = records.read("cats_vs_dogs_synthetic")
     return folder, record
+
+
+def with_checks(name, folder):
+    """The notebook `name`, or a copy of it in `folder` with a cell of `CHECKS` at its end."""
+    notebook = paths.PROJECT / "notebooks" / name
+    if name not in CHECKS:
+        return notebook
+    content = nbformat.read(notebook, 4)
+    content.cells.append(nbformat.v4.new_code_cell("import numpy as np\n" + CHECKS[name]))
+    folder.mkdir(exist_ok=True)
+    nbformat.write(content, folder / name)
+    return folder / name
+
+
+def test_notebook_02_writes_out_what_the_package_has(executed):
+    folder, _ = executed
+    assert outputs(folder, "02_train_the_cnn.ipynb")[-1].text.startswith("the package has the same")
+
+
+def test_the_defaults_of_notebook_02_are_those_of_the_package():
+    notebook = paths.PROJECT / "notebooks" / "02_train_the_cnn.ipynb"
+    defaults = {name: found["default"] for name, found in inspect_notebook(notebook).items()}
+    for name, value in fit.TWO_CONV.items():
+        if name != "NETWORK":
+            assert ast.literal_eval(defaults[name]) == value, name
+    assert set(defaults) - set(fit.TWO_CONV) == {"SPLIT", "SEED", "PRECISION", "NAME", "RESUME"}
 
 
 def outputs(folder, name, tag=None):
@@ -134,7 +180,8 @@ def test_every_figure_is_shown(executed, name):
             and "import" not in cell.source
             and "interact" not in cell.source
         ):
-            # The synthetic sample has no duplicates to show; no address is given, and nothing uploaded; a definition draws later.
+            # The synthetic sample has no duplicates to show; no address is given, and nothing
+            # uploaded; a definition draws later.
             if any(
                 text in cell.source
                 for text in ("if both", "if URL", "FileUpload", "def train_model")
@@ -206,7 +253,7 @@ def test_a_notebook_run_by_itself_has_what_ships_in_place_of_what_others_make(
         ).exists() and paths.models() == paths.PROJECT / "build" / "models"
     assert (
         command_line.main(["run", "77"]) == 2
-        and "No notebook 77: expected of 01, 02" in capsys.readouterr().err
+        and "No notebook 77: choose from 01, 02" in capsys.readouterr().err
     )
 
 
@@ -216,19 +263,20 @@ def test_a_notebook_that_needs_what_is_not_installed_says_so_and_the_others_run(
     monkeypatch.setitem(
         notebooks._EXTRAS,
         "07_the_same_in_pytorch.ipynb",
-        ("no_such_package", "requirements-torch.txt"),
+        ("no_such_package", "torch"),
     )
     monkeypatch.setenv("CATSDOGS_MODELS", "set by run() itself")
     assert command_line.main(["run", "07"]) == 2
     assert capsys.readouterr().err == (
-        "07_the_same_in_pytorch.ipynb cannot run: it needs no_such_package: pip install -r requirements-torch.txt\n"
+        "07_the_same_in_pytorch.ipynb cannot run: it needs no_such_package: "
+        'pip install -e ".[torch]"\n'
     )
     assert [
         path.name[:2] for path in command_line.chosen_notebooks(command_line.DEFAULT_NOTEBOOKS)
     ] == ["01", "02", "03", "04"]
 
 
-# --- as they are committed -------------------------------------------------------------------------
+# --- as they are committed ------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize("name", NOTEBOOKS)
@@ -240,9 +288,7 @@ def test_the_committed_notebook_was_run_and_holds_no_photo(name):
     for cell in code:
         assert not any(out.output_type == "error" for out in cell.outputs)
         tags = cell.metadata.get("tags", [])
-        assert ("photo_grid" in cell.source or "plots.classified" in cell.source) == (
-            "photos" in tags
-        ), cell.source
+        assert ("photo_grid" in cell.source) == ("photos" in tags), cell.source
         if "photos" in tags:
             assert [out.get("text") for out in cell.outputs] == [publish.NO_PHOTOS]
     assert sum("parameters" in cell.metadata.get("tags", []) for cell in code) == 1
@@ -312,11 +358,12 @@ def test_the_first_cell_finds_the_project_or_fetches_it(name, tmp_path, bare_pyt
         assert fetched.stdout.split()[-1:] == [str(tmp_path / "cats-vs-dogs")], fetched.stderr
 
 
-# --- classifying, in the notebook ------------------------------------------------------------------
+# --- classifying, in the notebook -----------------------------------------------------------------
 
 
 def test_new_photos_from_a_folder_and_from_the_web(synthetic_data, tmp_path, monkeypatch):
-    """Without any photos of the project's, with the model that ships: a folder, a bad file in it, and an address."""
+    """Without any photos of the project's, with the model that ships: a folder, a bad file in it,
+    and an address."""
     monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "data"))
     album = tmp_path / "album"
     album.mkdir()
@@ -343,7 +390,7 @@ def test_new_photos_from_a_folder_and_from_the_web(synthetic_data, tmp_path, mon
         if cell.cell_type == "code"
         and any("image/png" in out.get("data", {}) for out in cell.outputs)
     ]
-    assert sum("plots.classified" in cell.source for cell in pictures) == 2
+    assert sum("explain_photos" in cell.source for cell in pictures) == 2
     tables = "".join(
         out.data["text/html"]
         for cell in cells

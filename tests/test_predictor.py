@@ -1,4 +1,4 @@
-"""Photos are classified: from Python, and from the shell as a user would."""
+"""Photos are classified: from Python, and from the command line as a user would."""
 
 import csv
 import http.server
@@ -24,10 +24,12 @@ from catsdogs.analysis.calibration import (
     selective_accuracy,
 )
 from catsdogs.data.decode import PhotoError, decode
+from catsdogs.serving.photos import fetch, find_photos
 from catsdogs.serving.predictor import (
     ModelError,
-    fetch,
-    find_photos,
+    Prediction,
+    explain_photos,
+    keras_predictor,
     load_model,
     load_predictor,
     predict_photos,
@@ -36,7 +38,7 @@ from catsdogs.serving.predictor import (
 
 @pytest.fixture(scope="module")
 def album(synthetic_data, tmp_path_factory):
-    """A folder with photos, in folders, and with files that are none."""
+    """A folder with photos, also in folders below it, and with files that are not photos."""
     folder = tmp_path_factory.mktemp("album")
     (folder / "deep" / "er").mkdir(parents=True)
     photos = sorted((synthetic_data / "PetImages").glob("*/*.jpg"))
@@ -65,37 +67,35 @@ def test_folders_are_searched_and_files_taken_as_they_are(album):
     assert list(find_photos([album / "notes.txt"])) == [album / "notes.txt"]
 
 
-def test_every_photo_is_answered_in_order_whatever_the_batches(album):
+def test_every_photo_gets_its_prediction_in_order_whatever_the_batch_size(album):
     predictor, model = load_predictor(), load_model()
     photos = list(find_photos([album]))
-    answers = list(predict_photos(predictor, photos))
-    assert [answer.photo for answer in answers] == [str(photo) for photo in photos]
-    assert [answer.photo for answer in answers if answer.problem] == [
+    predictions = list(predict_photos(predictor, photos))
+    assert [one.photo for one in predictions] == [str(photo) for photo in photos]
+    assert [one.photo for one in predictions if one.error] == [
         str(album / "broken.jpg"),
         str(album / "page.png"),
     ]
-    for answer in answers:
-        if answer.probability is None:
-            assert answer.label is None
+    for one in predictions:
+        if one.probability is None:
+            assert one.label is None
             continue
-        alone = float(
-            model.predict(decode(answer.photo, model.input_shape[1])[None], verbose=0)[0, 0]
-        )
-        assert answer.probability == pytest.approx(alone, abs=1e-5)
-        assert answer.confidence == pytest.approx(predictor.calibration.confidence(alone), abs=1e-4)
-        assert answer.label in ("unsure", "dog" if alone >= 0.5 else "cat")
-        assert (answer.label == "unsure") == (
-            answer.confidence < predictor.calibration.unsure_below
-        )
+        alone = float(model.predict(decode(one.photo, model.input_shape[1])[None], verbose=0)[0, 0])
+        assert one.probability == pytest.approx(alone, abs=1e-5)
+        assert one.confidence == pytest.approx(predictor.calibration.confidence(alone), abs=1e-4)
+        assert one.label in ("unsure", "dog" if alone >= 0.5 else "cat")
+        assert (one.label == "unsure") == (one.confidence < predictor.calibration.unsure_below)
     for batch_size in (1, 2):
         again = list(predict_photos(predictor, photos, batch_size=batch_size))
-        assert [a.problem for a in again] == [a.problem for a in answers]
+        assert [one.error for one in again] == [one.error for one in predictions]
         np.testing.assert_allclose(
-            [a.probability or 0 for a in again], [a.probability or 0 for a in answers], atol=1e-5
+            [one.probability or 0 for one in again],
+            [one.probability or 0 for one in predictions],
+            atol=1e-5,
         )
 
 
-def test_the_shell_answers_what_it_can_and_names_the_rest(album):
+def test_the_command_line_classifies_what_it_can_and_names_the_rest(album):
     run = shell(album)
     lines = run.stdout.splitlines()
     assert run.returncode == 1 and len(lines) == 3
@@ -138,7 +138,7 @@ def test_names_cannot_forge_lines(album, tmp_path):
     )
 
 
-def test_a_folder_without_photos_is_said(tmp_path):
+def test_a_folder_without_photos_is_reported(tmp_path):
     run = shell(tmp_path)
     assert (
         run.returncode == 1
@@ -147,7 +147,7 @@ def test_a_folder_without_photos_is_said(tmp_path):
     )
 
 
-def test_a_reader_that_has_had_enough_is_no_error(album):
+def test_a_reader_that_closes_the_pipe_is_no_error(album):
     run = subprocess.run(
         f"{sys.executable} -m catsdogs predict {album} {album} | head -1",
         shell=True,
@@ -173,12 +173,12 @@ def empty(tmp_path):
     return tmp_path / "empty.keras"
 
 
-def other_shape(tmp_path):
+def vector_input(tmp_path):
     keras.Sequential([keras.Input((7,)), layers.Dense(1)]).save(tmp_path / "other.keras")
     return tmp_path / "other.keras"
 
 
-def two_answers(tmp_path):
+def two_outputs(tmp_path):
     keras.Sequential([keras.Input((8, 8, 3)), layers.Flatten(), layers.Dense(2)]).save(
         tmp_path / "two.keras"
     )
@@ -192,7 +192,7 @@ def runs_code(tmp_path):
     return tmp_path / "code.keras"
 
 
-def not_ours(tmp_path):
+def foreign_onnx(tmp_path):
     import onnx
 
     photos = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4])
@@ -231,11 +231,11 @@ def pickled(tmp_path):
         (lambda folder: folder / "none.keras", "no model"),
         (damaged, "cannot be loaded"),
         (empty, "cannot be loaded"),
-        (other_shape, "expected a model that takes"),
-        (two_answers, "expected a model that takes"),
+        (vector_input, "expected a model with the input shape"),
+        (two_outputs, "expected a model with the input shape"),
         (runs_code, "cannot be loaded"),
         (pickled, "only those are loaded"),
-        (not_ours, "expected a model that takes"),
+        (foreign_onnx, "expected a model with the input shape"),
         (cut_short("onnx"), "cannot be loaded"),
         (cut_short("tflite"), "cannot be loaded"),
         (lambda folder: folder / "none.onnx", "catsdogs export makes one"),
@@ -244,23 +244,23 @@ def pickled(tmp_path):
         "missing",
         "damaged",
         "empty",
-        "other shape",
-        "two answers",
+        "vector input",
+        "two outputs",
         "runs code",
         "not keras",
-        "another's onnx",
+        "foreign onnx",
         "cut onnx",
         "cut tflite",
         "missing onnx",
     ],
 )
-def test_a_model_that_cannot_be_used_is_said_in_one_sentence(tmp_path, make, said):
+def test_a_model_that_cannot_be_used_is_reported_in_one_line(tmp_path, make, said):
     with pytest.raises(ModelError, match=said) as error:
         load_predictor(make(tmp_path))
     assert "\n" not in str(error.value)
 
 
-def test_without_a_model_the_shell_exits_with_2(album, tmp_path):
+def test_without_a_model_the_command_line_exits_with_2(album, tmp_path):
     run = shell(
         album,
         "--model",
@@ -278,8 +278,8 @@ def test_a_photo_from_the_web(album):
     site = f"http://127.0.0.1:{server.server_port}"
     try:
         assert fetch(f"{site}/b.jpg") == (album / "b.jpg").read_bytes()
-        (answer,) = predict_photos(load_predictor(), [("here", fetch(f"{site}/b.jpg"))])
-        assert answer.photo == "here" and answer.label
+        (found,) = predict_photos(load_predictor(), [("here", fetch(f"{site}/b.jpg"))])
+        assert found.photo == "here" and found.label
         with pytest.raises(PhotoError, match="cannot be fetched: HTTP Error 404"):
             fetch(f"{site}/none.jpg")
     finally:
@@ -315,9 +315,9 @@ def test_a_slow_site_is_given_up(monkeypatch):
 
 @pytest.mark.parametrize(
     "close, said",
-    [(">&-", "standard output is closed"), (">/dev/full", "cannot write the answers")],
+    [(">&-", "standard output is closed"), (">/dev/full", "cannot write the predictions")],
 )
-def test_answers_that_cannot_be_written(album, close, said):
+def test_predictions_that_cannot_be_written(album, close, said):
     if "full" in close and not os.path.exists("/dev/full"):
         pytest.skip("no /dev/full here")
     run = subprocess.run(
@@ -336,7 +336,7 @@ def test_names_that_the_terminal_cannot_show(album, tmp_path):
     assert run.returncode == 0 and "gr\\xf6\\xdfe.jpg" in run.stdout
 
 
-def test_a_record_that_is_none_is_left_alone(tmp_path):
+def test_an_unusable_run_record_is_ignored(tmp_path):
     shutil.copy(paths.PROJECT / "models" / "cats_vs_dogs.tflite", tmp_path / "mine.tflite")
     for content in (
         "[1]",
@@ -349,25 +349,100 @@ def test_a_record_that_is_none_is_left_alone(tmp_path):
         assert load_predictor(tmp_path / "mine.tflite").calibration == Calibration()
 
 
-# --- how sure it is ----------------------------------------------------------------------------------
+# --- images -----------------------------------------------------------------------------------
 
 
-def test_the_temperature_is_found_again():
+@pytest.fixture(scope="module")
+def images(synthetic_data):
+    photos = sorted((synthetic_data / "PetImages").glob("*/*.jpg"))[::12]
+    return np.stack([decode(photo, 128) for photo in photos])
+
+
+@pytest.mark.parametrize("suffix", ["keras", "onnx", "tflite"])
+def test_predict_takes_any_number_of_images(images, suffix):
+    predictor = load_predictor(paths.PROJECT / "models" / f"cats_vs_dogs.{suffix}")
+    expected = predictor.predict(images)
+    assert len(images) == 10 and expected.shape == (10,) and expected.std() > 0.05
+    np.testing.assert_allclose(predictor.predict(images, batch_size=3), expected, atol=1e-5)
+    assert predictor.predict(images[:0]).shape == (0,)
+    with pytest.raises(ValueError, match=r"expected uint8, \(images, 128, 128, 3\)"):
+        predictor.predict(images[:, :64])
+    with pytest.raises(ValueError, match="images are float32"):
+        predictor.predict(images.astype("float32"))
+
+
+def test_flip_averages_in_the_prediction_for_the_horizontal_flip(images):
+    predictor = load_predictor(paths.PROJECT / "models" / "cats_vs_dogs.onnx")
+    separately = [predictor.predict(images), predictor.predict(images[:, :, ::-1])]
+    assert abs(separately[0] - separately[1]).max() > 0.001
+    np.testing.assert_allclose(predictor.predict(images, flip=True), sum(separately) / 2, atol=1e-6)
+
+
+@pytest.mark.parametrize("suffix", ["keras", "onnx"])
+def test_explain_returns_a_map_for_every_image(images, suffix):
+    predictor = load_predictor(paths.PROJECT / "models" / f"cats_vs_dogs.{suffix}")
+    probabilities, maps = predictor.explain(images, batch_size=4)
+    np.testing.assert_allclose(probabilities, predictor.predict(images), atol=1e-5)
+    assert predictor.can_explain and len(maps) == 10 and maps.ndim == 3
+    np.testing.assert_allclose(maps, predictor.explain(images)[1], atol=1e-3)
+    assert len(predictor.explain(images[:0])[1]) == 0
+
+
+def test_a_model_without_grad_cam_says_so(images, album):
+    predictor = load_predictor(paths.PROJECT / "models" / "cats_vs_dogs.tflite")
+    assert not predictor.can_explain
+    with pytest.raises(ModelError, match="no Grad-CAM: expected a .keras file"):
+        predictor.explain(images)
+    assert explain_photos(predictor, [album / "b.jpg"]).maps is None
+
+
+@pytest.mark.parametrize("suffix", ["keras", "onnx"])
+def test_explained_photos_fit_a_figure(album, suffix):
+    predictor = load_predictor(paths.PROJECT / "models" / f"cats_vs_dogs.{suffix}")
+    photos = [album / "b.jpg", album / "broken.jpg", ("bytes", (album / "b.jpg").read_bytes())]
+    images, predictions, maps = explain_photos(predictor, photos, batch_size=2)
+    expected = list(predict_photos(predictor, photos))
+    assert [one.photo for one in predictions] == [one.photo for one in expected]
+    assert [one.label for one in predictions] == [one.label for one in expected]
+    assert np.array_equal(images[0], decode(album / "b.jpg", 128)) and (images[1] == 255).all()
+    assert maps.shape == (3, 128, 128) and maps[0].max() > 0.9 and not maps[1].any()
+    np.testing.assert_allclose(maps[0], maps[2], atol=1e-3)
+    assert predictions[0].title == (
+        f"{expected[0].label}, {expected[0].confidence:.0%} confidence\n"
+        f"{expected[0].probability:.3f} dog"
+    )
+    assert predictions[1].title.startswith("no prediction\n")
+    none = explain_photos(predictor, [])
+    assert len(none.images) == len(none.predictions) == len(none.maps) == 0
+
+
+def test_a_loaded_keras_model_is_a_predictor_too(images):
+    predictor = keras_predictor(load_model(), Calibration(2.0), {"name": "mine"})
+    assert np.array_equal(predictor.predict(images), load_predictor().predict(images))
+    found = predictor.prediction("a.jpg", 0.9)
+    assert predictor.size == 128 and found == Prediction("a.jpg", 0.9, found.confidence, "unsure")
+    assert found.confidence == pytest.approx(0.75)
+
+
+# --- calibration ------------------------------------------------------------------------------
+
+
+def test_the_temperature_is_recovered():
     rng = np.random.default_rng(0)
     logits = rng.normal(0, 2, 20_000)
     labels = rng.random(20_000) < 1 / (1 + np.exp(-logits))
-    too_sure = 1 / (
+    overconfident = 1 / (
         1 + np.exp(-2.5 * logits)
     )  # as if its logits were two and a half times too large
-    found = fit_temperature(labels, too_sure)
+    found = fit_temperature(labels, overconfident)
     assert found.temperature == pytest.approx(2.5, rel=0.05)
-    calibrated = calibrate(too_sure, found.temperature)
+    calibrated = calibrate(overconfident, found.temperature)
     np.testing.assert_allclose(calibrated, 1 / (1 + np.exp(-logits)), atol=0.02)
     with pytest.raises(ValueError, match="expected both"):
         fit_temperature(np.ones(5), np.linspace(0.1, 0.9, 5))
 
 
-def test_unsure_is_said_below_the_stated_certainty_and_never_turns_an_answer():
+def test_unsure_is_below_the_stated_confidence_and_never_swaps_the_classes():
     calibration = Calibration(temperature=2.0, unsure_below=0.8)
     assert [calibration.label(p) for p in (0.0, 0.3, 0.5, 0.7, 1.0)] == [
         "cat",

@@ -1,4 +1,4 @@
-"""From a folder of files to arrays: the check, duplicates, splits, the cache."""
+"""From a folder of files to arrays: integrity check, duplicates, splits, cache, data set."""
 
 import itertools
 import os
@@ -48,16 +48,16 @@ def pairs(*photos):
     return pd.DataFrame(photos, columns=["first", "second"])
 
 
-# --- the check -------------------------------------------------------------------------------------
+# --- the integrity check -------------------------------------------------------------------------
 
 
-def test_bad_files_are_listed_with_their_reason_and_stay(empty):
+def test_corrupt_files_are_listed_with_the_reason_and_stay(empty):
     fill(empty)
     cats = empty / "PetImages" / "Cat"
     (cats / "30.jpg").write_bytes(b"")
     (cats / "31.jpg").write_text("<html>not found</html>")
     (cats / "32.jpg").write_bytes((cats / "1.jpg").read_bytes()[:900])
-    (cats / "Thumbs.db").write_bytes(b"not a photo and not called one")
+    (cats / "Thumbs.db").write_bytes(b"not a photo and not named like one")
     Image.new("RGB", (20, 20)).save(cats / "33.png")
     shutil.move(cats / "33.png", cats / "33.jpg")  # misnamed, and a good photo
     table = check.check_photos(progress=False)
@@ -93,6 +93,31 @@ def test_only_changed_files_are_decoded_again(empty, monkeypatch):
     )
 
 
+def test_the_table_is_ordered_by_class_and_number_whatever_is_new(empty):
+    fill(empty, [2, 10, 3])
+    check.check_photos(progress=False)
+    fill(empty, [1, 9, 30])
+    (empty / "PetImages" / "Cat" / "10.jpg").unlink()
+    for _ in range(2):  # decoded in part, then read
+        photos = check.check_photos(progress=False).photo.tolist()
+        cats = [f"Cat/{number}.jpg" for number in (1, 2, 3, 9, 30)]
+        dogs = [f"Dog/{number}.jpg" for number in (1, 2, 3, 9, 10, 30)]
+        assert photos == cats + dogs
+
+
+def test_a_check_of_a_different_folder_leaves_the_projects_tables_alone(empty, tmp_path):
+    fill(empty, range(1, 4))
+    (empty / "PetImages" / "Cat" / "9.jpg").write_bytes(b"")
+    check.check_photos(progress=False)
+    before = {path: path.read_bytes() for path in paths.tables().iterdir()}
+    elsewhere = tmp_path / "elsewhere" / "Cat"
+    elsewhere.mkdir(parents=True)
+    (elsewhere / "1.jpg").write_text("no photo")
+    table = check.check_photos(elsewhere.parent, progress=False)
+    assert len(table) == len(check.quarantine(table)) == 1
+    assert {path: path.read_bytes() for path in before} == before
+
+
 def test_a_damaged_table_is_made_anew(empty):
     fill(empty, range(1, 4))
     first = check.check_photos(progress=False)
@@ -101,15 +126,15 @@ def test_a_damaged_table_is_made_anew(empty):
     pd.testing.assert_frame_equal(check.check_photos(progress=False), first)
 
 
-def test_no_photos_says_what_to_do(empty):
+def test_without_photos_the_error_says_what_to_do(empty):
     with pytest.raises(FileNotFoundError, match="download_data.sh"):
         check.check_photos(progress=False)
 
 
-# --- duplicates ------------------------------------------------------------------------------------
+# --- duplicates ----------------------------------------------------------------------------------
 
 
-def test_copies_are_found_and_other_photos_are_not(empty):
+def test_duplicates_are_found_and_other_photos_are_not(empty):
     fill(empty)
     folder = empty / "PetImages"
     original = Image.open(folder / "Cat" / "3.jpg")
@@ -136,7 +161,7 @@ def test_groups_are_transitive():
     assert groups[0] == groups[2] == groups[4] and len(set(groups)) == 3
 
 
-# --- splits ----------------------------------------------------------------------------------------
+# --- splits --------------------------------------------------------------------------------------
 
 
 def test_full_is_80_10_10_in_each_class():
@@ -161,7 +186,7 @@ def test_full_depends_neither_on_order_nor_on_what_is_missing():
     assert (part == whole[part.index]).all() and len(part) == 700
 
 
-def test_full_is_the_same_whatever_the_compression(empty):
+def test_full_does_not_depend_on_the_compression(empty):
     fill(empty)
     before = splits.prepare("full", progress=False).set_index("photo").subset
     for path in (empty / "PetImages").glob("*/*.jpg"):
@@ -177,7 +202,7 @@ def test_full_differs_between_cats_and_dogs_and_is_not_periodic():
     assert len(set(test.number % 10)) == 10
 
 
-def test_seed_8000():
+def test_baseline_8000():
     rows = splits.split_photos(fake_table(range(12500), range(12500)), NO_PAIRS, "baseline-8000")
     test = rows[rows.subset == "test"]
     assert (
@@ -190,11 +215,11 @@ def test_seed_8000():
     assert abs((other.subset == "val").mean() - 0.1) < 0.002
 
 
-def test_copies_go_to_one_split():
+def test_duplicates_go_to_one_subset():
     table = fake_table(range(200), range(200))
     where = splits.split_photos(table, NO_PAIRS).set_index("photo").subset
     first = where[where == "test"].index[0]
-    others = [where[where == split].index[5] for split in ("train", "val")]
+    others = [where[where == subset].index[5] for subset in ("train", "val")]
     rows = (
         splits.split_photos(table, pairs((first, others[0]), (others[0], others[1])))
         .set_index("photo")
@@ -203,7 +228,7 @@ def test_copies_go_to_one_split():
     assert len({rows[photo] for photo in (first, *others)}) == 1
 
 
-def test_seed_8000_keeps_its_test_photos_and_drops_their_copies():
+def test_baseline_8000_keeps_its_test_set_and_drops_duplicates_of_it():
     table = fake_table(range(1, 5001), range(1, 5001))
     rows = splits.split_photos(
         table, pairs(("Cat/5.jpg", "Cat/4500.jpg")), "baseline-8000"
@@ -215,7 +240,7 @@ def test_seed_8000_keeps_its_test_photos_and_drops_their_copies():
 @pytest.mark.parametrize(
     "column, value", [("photo", "Cat/1.jpg"), ("sha256", "same"), ("group", 7)]
 )
-def test_overlap_is_asserted(column, value):
+def test_data_leakage_is_an_error(column, value):
     rows = pd.DataFrame(
         {
             "photo": ["Cat/1.jpg", "Cat/2.jpg"],
@@ -246,7 +271,7 @@ def test_the_fingerprint_tells_photos_and_subsets_apart():
     assert splits.fingerprint(rows) == splits.fingerprint(rows.copy())
 
 
-# --- arrays ----------------------------------------------------------------------------------------
+# --- arrays --------------------------------------------------------------------------------------
 
 
 def cached():
@@ -271,7 +296,7 @@ def test_arrays_are_made_once_and_mapped(empty, monkeypatch):
     assert not pixels.flags.writeable
 
 
-def test_a_changed_photo_another_size_or_resizing_is_another_cache(empty, monkeypatch):
+def test_a_changed_photo_a_different_size_or_resizing_is_a_different_cache(empty, monkeypatch):
     fill(empty, range(1, 6))
     before = np.array(load())
     save_noise(empty / "PetImages" / "Cat" / "2.jpg", seed=500)
@@ -288,7 +313,8 @@ def test_a_changed_photo_another_size_or_resizing_is_another_cache(empty, monkey
 
 
 @pytest.mark.parametrize(
-    "damage", ["cut short", "one byte", "note gone", "note damaged", "shape", "empty"]
+    "damage",
+    ["cut short", "one byte", "a failing disk", "note gone", "note damaged", "shape", "empty"],
 )
 def test_a_damaged_cache_is_never_used(empty, damage):
     fill(empty, range(1, 6))
@@ -301,6 +327,18 @@ def test_a_damaged_cache_is_never_used(empty, damage):
     elif damage == "one byte":
         content[-700] ^= 1
         path.write_bytes(content)
+    elif damage == "a failing disk":  # which changes neither the size nor the modification time
+        before = path.stat()
+        with open(path, "rb+") as file:
+            file.seek(-700, os.SEEK_END)
+            file.write(bytes([content[-700] ^ 16]))
+        os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+        after = path.stat()
+        assert (after.st_size, after.st_mtime_ns, after.st_ino) == (
+            before.st_size,
+            before.st_mtime_ns,
+            before.st_ino,
+        )
     elif damage == "note gone":
         note.unlink()
     elif damage == "note damaged":
@@ -315,8 +353,12 @@ def test_a_damaged_cache_is_never_used(empty, damage):
 def test_a_killed_write_is_never_seen(empty):
     fill(empty, range(1, 41))
     code = (
-        "import time; from catsdogs.data import cache, check, decode as module; decode = module.decode\n"
-        "def slow(*a): print('.\\n', end='', flush=True); time.sleep(0 if 'Cat' in str(a[0]) else 60); return decode(*a)\n"
+        "import time; from catsdogs.data import cache, check, decode as module\n"
+        "decode = module.decode\n"
+        "def slow(*a):\n"
+        "    print('.\\n', end='', flush=True)\n"
+        "    time.sleep(0 if 'Cat' in str(a[0]) else 60)\n"
+        "    return decode(*a)\n"
         "module.decode = slow\n"
         "t = check.check_photos(progress=False)\n"
         "cache.load_pixels(list(t.photo), list(t.sha256), 16, progress=False)"
@@ -339,7 +381,7 @@ def test_sizes_that_make_no_sense(empty, size):
         load(size)
 
 
-# --- the data set ----------------------------------------------------------------------------------
+# --- the data set --------------------------------------------------------------------------------
 
 
 def test_images_labels_and_names_belong_together(synthetic):
@@ -361,6 +403,22 @@ def test_images_labels_and_names_belong_together(synthetic):
         | set(val.names) & set(test.names)
     )
     assert dataset.is_synthetic() and opened.describe()["source"] == "synthetic"
+
+
+def test_all_splits_share_one_cache_and_photos_can_be_left_out(empty):
+    fill(empty, [*range(1, 41), *range(4001, 4011)])
+    full = Dataset("full", 8, progress=False)
+    whole = {name: full.train.images[i] for i, name in enumerate(full.train.names)}
+    out = full.train.names[3]
+    less = Dataset("full", 8, leave_out=[out, full.val.names[0]], progress=False)
+    assert less.train.names == [name for name in full.train.names if name != out]
+    assert less.val.names == full.val.names and less.fingerprint != full.fingerprint
+    assert all(np.array_equal(whole[n], i) for n, i in zip(less.train.names, less.train.images))
+    other = Dataset("baseline-8000", 8, progress=False)
+    for photos in (other.train, other.val, other.test):
+        for name, image in zip(photos.names, photos.images):
+            assert np.array_equal(image, decode.decode(paths.photos() / name, 8))
+    assert len(cached()) == 1
 
 
 @pytest.mark.skipif(

@@ -1,19 +1,20 @@
-"""Published numbers are the run records', the shipped model is the record's, and the panel trains."""
+"""Published numbers are the run records', the included model is its record's, the panel trains."""
 
 import json
+import re
 import subprocess
 
 import keras
 import numpy as np
 import pytest
 
-from catsdogs import paths
+from catsdogs import files, paths
 from catsdogs.analysis import compare
 from catsdogs.networks.augment import PRESETS
 from catsdogs.training import panel, records
 from tools import report
 
-SHIPPED = paths.PROJECT / "models"
+INCLUDED = paths.PROJECT / "models"
 
 
 def test_documents_and_figures_agree_with_the_records():
@@ -22,24 +23,24 @@ def test_documents_and_figures_agree_with_the_records():
 
 def test_a_changed_number_is_noticed(monkeypatch, tmp_path):
     text = (paths.PROJECT / "README.md").read_text()
-    accuracy = f"{records.read(report.MODEL)['metrics']['test']['accuracy']['value']:.2%}"
-    assert accuracy in text
+    accuracy = f"{records.read(report.MODEL)['metrics']['test']['accuracy']['value']:.1%}"
+    assert f"**{accuracy} test accuracy, 95% CI " in text
     changed = tmp_path / "README.md"
-    changed.write_text(text.replace(accuracy, "99.99%"))
+    changed.write_text(text.replace(accuracy, "99.9%"))
     monkeypatch.setattr(report, "_documents", lambda: [changed])
     monkeypatch.setattr(report, "_filled", lambda document: text)
     assert report.differences() == ["README.md: the numbers differ from the run records"]
     assert report.main(check=True) == 1
 
 
-def test_the_shipped_model_keeps_its_contract():
+def test_the_included_model_keeps_its_contract():
     record, model = records.read(report.MODEL), records.load_model(report.MODEL)
     size = record["hyperparameters"]["IMAGE_SIZE"]
     assert model.input_shape == (None, size, size, 3) and model.output_shape == (None, 1)
     images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
     found = model.predict(images, verbose=0)
     assert found.min() >= 0 and found.max() <= 1
-    older = keras.saving.load_model(SHIPPED / f"{report.MODEL}.h5", compile=False)
+    older = keras.saving.load_model(INCLUDED / f"{report.MODEL}.h5", compile=False)
     np.testing.assert_allclose(older.predict(images, verbose=0), found, atol=1e-6)
     assert sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers) == 2
     assert (
@@ -48,13 +49,13 @@ def test_the_shipped_model_keeps_its_contract():
     )
 
 
-def test_the_shipped_records_are_of_real_photos_and_reach_what_was_asked():
+def test_the_included_records_are_of_real_photos_and_reach_the_least_accuracy():
     for name, least in (
         (report.MODEL, 0.92),
         (report.BASELINE, 0.79),
         *((name, 0.87) for name in report.OURS_8000),
     ):
-        record = json.loads((SHIPPED / f"{name}.json").read_text())
+        record = json.loads((INCLUDED / f"{name}.json").read_text())
         assert record["data"]["source"] == "asirra" and record["epochs"] == 25
         confusion = np.array(record["metrics"]["test"]["confusion"])
         assert confusion.sum() == record["data"]["photos"]["test"]
@@ -70,14 +71,14 @@ def test_the_shipped_records_are_of_real_photos_and_reach_what_was_asked():
 
 def test_the_network_in_pytorch_is_as_good_as_the_one_in_keras():
     ours, theirs = (
-        json.loads((SHIPPED / f"{name}.json").read_text()) for name in ("pytorch", report.MODEL)
+        json.loads((INCLUDED / f"{name}.json").read_text()) for name in ("pytorch", report.MODEL)
     )
     assert (
         ours["data"] == theirs["data"]
         and ours["parameters"] == theirs["parameters"]
         and ours["epochs"] == 25
     )
-    for name, value in ours["hyperparameters"].items():  # with 16-bit numbers or not
+    for name, value in ours["hyperparameters"].items():  # the precision may differ
         assert name == "PRECISION" or theirs["hyperparameters"][name] == value
     assert (
         ours["same_as_keras"]["photos"] > 2000
@@ -90,7 +91,7 @@ def test_the_network_in_pytorch_is_as_good_as_the_one_in_keras():
     )
 
 
-def test_the_compared_networks_show_what_is_said_of_them():
+def test_the_compared_networks_show_what_the_documents_claim():
     found, photos = report._compared(), records.read(report.MODEL)["data"]
     tested = {key: record["metrics"]["test"]["accuracy"] for key, record in found.items()}
     assert {
@@ -112,7 +113,7 @@ def test_the_compared_networks_show_what_is_said_of_them():
         assert record["best_epoch"] == (
             record["epochs"] if last else int(np.argmin(record["history"]["val_loss"])) + 1
         )
-    # Two softmax units are as good as one sigmoid; varied photos help, and depth does.
+    # Two softmax units are as good as one sigmoid; data augmentation helps, and so does depth.
     assert tested["two_conv"]["low"] <= tested["softmax"]["value"] <= tested["two_conv"]["high"]
     assert (
         tested["baseline"]["high"]
@@ -124,9 +125,44 @@ def test_the_compared_networks_show_what_is_said_of_them():
     assert found["residual"]["seconds"] < 3600
 
 
-def test_what_a_reader_tries_besides_is_not_published(tmp_path, monkeypatch):
+def test_a_measure_may_have_no_interval():
+    measures = {key: {"value": 0.5, "low": 0.4, "high": 0.6} for key in report.MEASURES}
+    measures["calibration_error"] = {"value": 0.0123}
+    table = report.measures_table({"val": measures, "test": measures | {"brier": 0.25}})
+    lines = {line.split("|")[1].strip(): line for line in table.splitlines()}
+    assert lines["accuracy"].count("0.5000 (0.4000 to 0.6000)") == 2
+    for label, value in (("expected calibration error (ECE)", "0.0123"), ("Brier score", "0.2500")):
+        assert lines[label].split("|")[3].strip() == value
+
+
+def test_a_chart_of_a_different_benchmark_is_noticed(monkeypatch):
+    sha256 = files.sha256
+    monkeypatch.setattr(files, "sha256", lambda path: sha256(path)[::-1])
+    assert report.differences() == ["bench.png: drawn from a different record"]
+
+
+def test_an_unknown_block_is_named(tmp_path):
+    document = tmp_path / "README.md"
+    document.write_text("<!-- from the run record: no_such -->1<!-- end -->")
+    with pytest.raises(ValueError, match="'no_such': expected one of .*summary"):
+        report._filled(document)
+
+
+def test_targets_that_are_missed_are_said_to_be():
+    bench, serve = report.read_result("bench"), report.read_result("serve")
+    missed = report.targets_table(bench, serve).count("**no**")
+    for row in bench["rows"]:
+        row["speedup"] = row["target"]
+    assert 0 < report.targets_table(bench, serve).count("**no**") < missed
+    serve["ready"]["ours"] = 9.0
+    assert re.search(
+        r"\| time to start .*\| 9 s +\| \*\*no\*\* \|", report.targets_table(bench, serve)
+    )
+
+
+def test_what_a_reader_trains_besides_is_not_published(tmp_path, monkeypatch):
     for name in (report.MODEL, "compare_residual"):
-        (tmp_path / f"{name}.json").write_text((SHIPPED / f"{name}.json").read_text())
+        (tmp_path / f"{name}.json").write_text((INCLUDED / f"{name}.json").read_text())
     for other in ("compare_residual_synthetic", "compare_seed_7"):
         (tmp_path / f"{other}.json").write_text("{}")
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
@@ -139,14 +175,14 @@ def test_fine_tuning_improves_on_the_head_it_was_averaged_with():
         tuned["data"] == head["data"]
         and tuned["hyperparameters"]["NETWORKS"] == head["hyperparameters"]["NETWORKS"]
     )
-    for split in ("val", "test"):  # chosen by the first, confirmed by the second
+    for subset in ("val", "test"):  # chosen on the first, confirmed on the second
         assert (
-            tuned["metrics"][split]["log_loss"]["value"]
-            < head["metrics"][split]["log_loss"]["value"]
+            tuned["metrics"][subset]["log_loss"]["value"]
+            < head["metrics"][subset]["log_loss"]["value"]
         )
 
 
-def test_what_others_published_is_marked_as_such():
+def test_published_numbers_are_marked_as_such():
     rows = compare.network_rows(report._compared())
     published = [row for row in rows if row["source"] != "measured here"]
     assert len(published) == len(compare.PUBLISHED_NETWORKS) and all(
@@ -159,7 +195,7 @@ def test_what_others_published_is_marked_as_such():
         and keras_io["test accuracy (95% CI)"] == "–"
     )
     assert (
-        next(row for row in published if "Kaggle" in row["network"])["test accuracy (95% interval)"]
+        next(row for row in published if "Kaggle" in row["network"])["test accuracy (95% CI)"]
         == "97.64%"
     )
 
@@ -184,7 +220,7 @@ def test_no_photo_is_tracked():
     }
 
 
-# --- the panel -------------------------------------------------------------------------------------
+# --- the panel ----------------------------------------------------------------------------------
 
 DEFAULTS = {
     "EPOCHS": 3,
@@ -210,7 +246,7 @@ def widgets_of(box):
     return found
 
 
-def test_the_panel_trains_with_what_was_chosen(empty):
+def test_the_panel_trains_with_the_chosen_hyperparameters(empty):
     tried = []
     fields = widgets_of(
         panel.training_panel(lambda p: tried.append(p) or HISTORY, DEFAULTS, HISTORY)
@@ -227,7 +263,7 @@ def test_the_panel_trains_with_what_was_chosen(empty):
     assert len(tried) == 2 and not fields["Train"].disabled
 
 
-def test_the_panel_survives_what_cannot_be_trained(empty):
+def test_the_panel_survives_an_error_in_training(empty):
     def refuse(p):
         raise ValueError("too large")
 

@@ -1,4 +1,4 @@
-"""The service, over HTTP: what it answers, what it refuses, how it ends."""
+"""The service, over HTTP: what it predicts, what it refuses, how it shuts down."""
 
 import concurrent.futures
 import io
@@ -50,11 +50,11 @@ def encoded(image, kind, **options):
 
 
 def formats(image):
-    """One picture as every kind of file."""
+    """One image in every file format."""
     exif = Image.Exif()
     exif[0x0112] = 6
     yield "upright JPEG", encoded(image, "JPEG", quality=95)
-    yield "turned JPEG", encoded(image, "JPEG", exif=exif)
+    yield "rotated JPEG", encoded(image, "JPEG", exif=exif)
     yield "progressive JPEG", encoded(image, "JPEG", progressive=True)
     yield "CMYK JPEG", encoded(image.convert("CMYK"), "JPEG")
     yield "grey JPEG", encoded(image.convert("L"), "JPEG")
@@ -74,10 +74,10 @@ def formats(image):
         yield kind, encoded(image, kind)
 
 
-# --- answers -----------------------------------------------------------------------------------------
+# --- predictions ------------------------------------------------------------------------------
 
 
-def test_every_kind_of_file_gets_the_probability_that_keras_gives(service, photos, keras_model):
+def test_every_format_gets_the_probability_that_keras_predicts(service, photos, keras_model):
     files = [
         (f"{kind} {index}", content)
         for index, photo in enumerate(photos[:3])
@@ -92,7 +92,9 @@ def test_every_kind_of_file_gets_the_probability_that_keras_gives(service, photo
         assert answer["photos"][0]["probability"] == pytest.approx(probability, abs=1e-3), kind
 
 
-def test_a_form_of_many_is_answered_in_order_and_a_bad_one_does_not_spoil_it(service, photos):
+def test_many_photos_in_a_form_are_answered_in_order_and_an_unusable_one_does_no_harm(
+    service, photos
+):
     status, answer = service.predict(
         photos[0], b"no photo", *photos[1:4], names=["a.jpg", "b.jpg", "c d.jpg", "é.jpg", "e.jpg"]
     )
@@ -106,7 +108,7 @@ def test_a_form_of_many_is_answered_in_order_and_a_bad_one_does_not_spoil_it(ser
     assert answer["photos"][1]["status"] == 422 and "no photo" in answer["photos"][1]["error"]
     expected = load_predictor(ONNX)
     for one, photo in zip(answer["photos"][:1] + answer["photos"][2:], photos):
-        alone = expected.answer("", expected.predict(decode(photo, expected.size)[None])[0])
+        alone = expected.prediction("", expected.predict(decode(photo, expected.size)[None])[0])
         assert (
             one["probability"] == pytest.approx(alone.probability, abs=1e-4)
             and one["label"] == alone.label
@@ -121,21 +123,21 @@ def test_raw_bytes_and_a_form_get_the_same(service, photos):
         assert status == 200 and json.loads(body)["photos"][0] == from_form | {"name": "photo"}
 
 
-def test_the_map_comes_when_it_is_asked_for(service, photos):
+def test_grad_cam_is_returned_on_request(service, photos):
     predictor = load_predictor(ONNX)
-    drawn = service.predict(photos[0], path="/predict?map=1")[1]["photos"][0]["map"]
+    heatmap = service.predict(photos[0], path="/predict?map=1")[1]["photos"][0]["map"]
     expected = predictor.explain(decode(photos[0], predictor.size)[None])[1][0]
-    found = np.array(drawn["values"]).reshape(drawn["height"], drawn["width"])
+    found = np.array(heatmap["values"]).reshape(heatmap["height"], heatmap["width"])
     assert found.max() == 255 and abs(found / 255 - expected).max() < 0.01
 
 
-def test_concurrent_requests_are_put_through_the_network_together(service, photos):
+def test_concurrent_requests_are_batched(service, photos):
     def numbers():
         text = service.ask("GET", "/metrics")[2].decode()
         return {
             name: float(value)
             for name, value in re.findall(
-                r"^(catsdogs_batch_photos_(?:count|sum)) (\S+)$", text, re.M
+                r"^(catsdogs_batch_size_(?:count|sum)) (\S+)$", text, re.M
             )
         }
 
@@ -145,8 +147,8 @@ def test_concurrent_requests_are_put_through_the_network_together(service, photo
             pool.map(lambda index: service.predict(photos[index % len(photos)]), range(320))
         )
     after = numbers()
-    batches = after["catsdogs_batch_photos_count"] - before["catsdogs_batch_photos_count"]
-    together = after["catsdogs_batch_photos_sum"] - before["catsdogs_batch_photos_sum"]
+    batches = after["catsdogs_batch_size_count"] - before["catsdogs_batch_size_count"]
+    together = after["catsdogs_batch_size_sum"] - before["catsdogs_batch_size_sum"]
     assert together == 320 and batches < 300  # some of them were
     for index, (status, answer) in enumerate(answers):  # and each got its own
         assert status == 200 and answer["photos"][0]["probability"] == pytest.approx(
@@ -169,9 +171,10 @@ def test_health_metrics_and_docs(service):
     )
     text = service.ask("GET", "/metrics")[2].decode()
     for name in (
-        "catsdogs_requests_total",
-        "catsdogs_photos_total",
-        "catsdogs_request_seconds_bucket",
+        "catsdogs_http_requests_total",
+        "catsdogs_predictions_total",
+        "catsdogs_http_request_duration_seconds_bucket",
+        "catsdogs_photos_in_flight",
         "process_resident_memory_bytes",
     ):
         assert f"# TYPE {name.removesuffix('_total').removesuffix('_bucket')}" in text, name
@@ -186,7 +189,7 @@ def test_health_metrics_and_docs(service):
     assert status == 200 and b"/predict" in page and not re.search(rb"(src|href)=.https?://", page)
 
 
-def test_the_page_and_nothing_else_is_handed_out(service):
+def test_the_page_and_nothing_else_is_served(service):
     status, headers, page = service.ask("GET", "/")
     assert (
         status == 200
@@ -199,7 +202,7 @@ def test_the_page_and_nothing_else_is_handed_out(service):
         assert service.ask("GET", path)[0] in (404, 400), path
 
 
-# --- refusals ----------------------------------------------------------------------------------------
+# --- refusals ---------------------------------------------------------------------------------
 
 
 def bomb(side=30_000):
@@ -233,7 +236,7 @@ def bomb(side=30_000):
     ],
     ids=["empty", "text", "html", "svg", "postscript", "bomb", "20 MB"],
 )
-def test_what_is_no_photo_is_refused_alone_and_in_a_form(service, content, status, said):
+def test_anything_but_a_photo_is_refused_alone_and_in_a_form(service, content, status, said):
     before = service.memory()
     for given in ((content,), (content, content)):
         found, answer = service.predict(*given)
@@ -247,7 +250,7 @@ def test_what_is_no_photo_is_refused_alone_and_in_a_form(service, content, statu
     )  # what was sent, and no more: the bomb alone would be 2,700 MB
 
 
-def test_a_cut_photo_is_refused(service, photos):
+def test_a_truncated_photo_is_refused(service, photos):
     status, answer = service.predict(photos[0][: len(photos[0]) // 2])
     assert status == 422 and "truncated" in answer["photos"][0]["error"]
 
@@ -261,7 +264,7 @@ def test_too_many_photos(service, photos):
         )
 
 
-def test_too_much_in_one_request_is_refused_and_memory_does_not_move(service):
+def test_too_much_in_one_request_is_refused_and_memory_stays_as_it_is(service):
     before = service.memory()
     status, _, body = service.ask(
         "POST",
@@ -280,14 +283,15 @@ def test_too_much_in_one_request_is_refused_and_memory_does_not_move(service):
         ("multipart/form-data; boundary=part", b"garbage", 422),
         (
             "multipart/form-data; boundary=part",
-            b'--part\r\nContent-Disposition: form-data; name="photos"\r\n\r\nnot a file\r\n--part--\r\n',
+            b'--part\r\nContent-Disposition: form-data; name="photos"\r\n\r\n'
+            b"not a file\r\n--part--\r\n",
             422,
         ),
         ("multipart/form-data; boundary=part", b"", 422),
         ("multipart/form-data; boundary=" + "x" * 5000, b"--", 422),
     ],
 )
-def test_a_broken_form_is_said_to_be_one(service, kind, body, status):
+def test_a_malformed_form_is_reported(service, kind, body, status):
     found, headers, answer = service.ask("POST", "/predict", body, {"Content-Type": kind})
     assert found == status and json.loads(answer)["detail"]
 
@@ -306,7 +310,7 @@ def test_names_are_text_and_nothing_else(service, photos):
 
 
 def exchange(service, *sent, pause=0.3, seconds=10):
-    """What comes back on one connection for bytes that are sent one after the other."""
+    """The response on one connection to parts that are sent one after the other."""
     with socket.create_connection(("127.0.0.1", service.port), timeout=seconds) as connection:
         for part in sent:
             try:
@@ -317,11 +321,12 @@ def exchange(service, *sent, pause=0.3, seconds=10):
         return answer_to(connection)
 
 
-def test_an_offer_of_http_2_is_passed_over(service, photos):
+def test_an_offered_upgrade_to_http_2_is_ignored(service, photos):
     """As Java's client sends it with every request."""
     found = exchange(
         service,
-        b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
+        b"POST /predict HTTP/1.1\r\nHost: x\r\n"
+        b"Connection: Upgrade, HTTP2-Settings, close\r\nUpgrade: h2c\r\n"
         b"HTTP2-Settings: AAEAAEAAAAIAAAABAAMAAABkAAQBAAAAAAUAAEAA\r\nContent-Length: %d\r\n\r\n"
         % len(photos[0])
         + photos[0],
@@ -329,7 +334,7 @@ def test_an_offer_of_http_2_is_passed_over(service, photos):
     assert found.startswith(b"HTTP/1.1 200") and b"probability" in found
 
 
-def test_a_head_without_end_is_refused_and_memory_does_not_move(service):
+def test_a_head_without_end_is_refused_and_memory_stays_as_it_is(service):
     before = service.memory()
     lines = b"".join(b"X-%d: %s\r\n" % (index, b"a" * 1000) for index in range(20_000))
     for head in (lines, b"X-Long: " + b"a" * 20_000_000):
@@ -340,25 +345,25 @@ def test_a_head_without_end_is_refused_and_memory_does_not_move(service):
     assert service.memory() - before < 30e6 and service.ask()[0] == 200
 
 
-def test_a_form_that_was_cut_off_is_said_to_be(service, photos):
+def test_a_truncated_form_is_reported(service, photos):
     kind, body = form(photos[0], photos[1])
     cut = body[: len(body) - len(photos[1]) // 2]
     status, _, answer = service.ask("POST", "/predict", cut, {"Content-Type": kind})
     assert status == 422 and b"its end is missing" in answer
 
 
-def test_other_ways_of_asking(service):
+def test_methods_and_parameters(service):
     assert service.ask("HEAD", "/health")[0] == 200
     assert service.ask("GET", "/predict")[0] in (404, 405)
     assert service.ask("PUT", "/predict", b"x")[0] in (404, 405)
     assert service.ask("POST", "/predict?map=perhaps", b"x")[0] == 422
 
 
-# --- slow, busy, ending ------------------------------------------------------------------------------
+# --- slow, busy, shutdown ---------------------------------------------------------------------
 
 
 def answer_to(connection):
-    """What comes on `connection` until the other side closes it."""
+    """Everything received on `connection` until the other side closes it."""
     received = b""
     try:
         while part := connection.recv(4096):
@@ -368,8 +373,8 @@ def answer_to(connection):
     return received
 
 
-def test_a_client_that_sends_a_byte_a_second_is_sent_away(photos):
-    with running(code="import catsdogs.serving.app as s; s.SECONDS = 1.5") as service:
+def test_a_client_that_trickles_bytes_is_disconnected(photos):
+    with running(code="import catsdogs.serving.http as h; h.SECONDS = 1.5") as service:
         heads = {
             "in its head": b"POST /predict HTTP/1.1\r\nX-Slow: ",
             "in its body": b"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: 9999\r\n\r\n",
@@ -394,8 +399,11 @@ def test_a_client_that_sends_a_byte_a_second_is_sent_away(photos):
         assert service.predict(photos[0])[0] == 200
 
 
-def test_a_full_queue_says_when_to_come_back(photos):
-    slow = "import time, catsdogs.serve as s; s.MAX_WAITING = 4; d = s.decode; s.decode = lambda *a: (time.sleep(0.4), d(*a))[1]"
+def test_a_full_queue_says_when_to_retry(photos):
+    slow = (
+        "import time, catsdogs.serving.batching as b; b.MAX_IN_FLIGHT = 4; d = b.decode; "
+        "b.decode = lambda *a: (time.sleep(0.4), d(*a))[1]"
+    )
     with running(code=slow) as service:
         kind, body = form(photos[0])
 
@@ -411,9 +419,12 @@ def test_a_full_queue_says_when_to_come_back(photos):
         assert json.loads(service.ask()[2])["waiting"] == 0
 
 
-def test_clients_that_go_away_leave_nothing_behind(service, photos):
+def test_clients_that_disconnect_leave_nothing_behind(service, photos):
     kind, body = form(*photos[:8])
-    head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\nContent-Length: {len(body)}\r\n\r\n".encode()
+    head = (
+        f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Type: {kind}\r\n"
+        f"Content-Length: {len(body)}\r\n\r\n"
+    ).encode()
     for cut in (len(head) + 50, len(head) + len(body) // 2, len(head) + len(body)):
         for _ in range(10):
             with socket.create_connection(("127.0.0.1", service.port)) as connection:
@@ -423,8 +434,11 @@ def test_clients_that_go_away_leave_nothing_behind(service, photos):
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
-def test_a_signal_lets_what_is_in_flight_finish_and_ends_with_0(photos, number):
-    slow = "import time, catsdogs.serve as s; d = s.decode; s.decode = lambda *a: (time.sleep(1), d(*a))[1]"
+def test_a_signal_lets_requests_in_flight_finish_and_exits_with_0(photos, number):
+    slow = (
+        "import time, catsdogs.serving.batching as b; d = b.decode; "
+        "b.decode = lambda *a: (time.sleep(1), d(*a))[1]"
+    )
     with running(code=slow) as service:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             asked = pool.submit(service.predict, photos[0])
@@ -437,7 +451,7 @@ def test_a_signal_lets_what_is_in_flight_finish_and_ends_with_0(photos, number):
 
 
 def test_the_rest_of_a_refused_request_may_not_take_forever():
-    with running(code="import catsdogs.serving.app as s; s.SECONDS = 1") as service:
+    with running(code="import catsdogs.serving.http as h; h.SECONDS = 1") as service:
         started = time.monotonic()
         found = exchange(
             service, b"POST /health HTTP/1.1\r\nHost: x\r\nContent-Length: 1000\r\n\r\n", b"x"
@@ -445,7 +459,7 @@ def test_the_rest_of_a_refused_request_may_not_take_forever():
         assert found.startswith(b"HTTP/1.1 405") and time.monotonic() - started < 6
 
 
-def test_a_signal_as_soon_as_it_is_ready_ends_it_with_0():
+def test_a_signal_as_soon_as_it_is_ready_exits_with_0():
     for _ in range(3):
         process = subprocess.Popen(
             [sys.executable, "-m", "catsdogs", "serve", "--port", "0"],
@@ -459,7 +473,7 @@ def test_a_signal_as_soon_as_it_is_ready_ends_it_with_0():
         process.stdout.close()
 
 
-def test_no_host_is_this_machine():
+def test_an_empty_host_is_localhost():
     process = subprocess.Popen(
         [sys.executable, "-m", "catsdogs", "serve", "--port", "0", "--host", ""],
         cwd=paths.PROJECT,
@@ -472,7 +486,7 @@ def test_no_host_is_this_machine():
     process.stdout.close()
 
 
-# --- starting ----------------------------------------------------------------------------------------
+# --- starting ---------------------------------------------------------------------------------
 
 
 def start(*arguments):
@@ -486,23 +500,38 @@ def start(*arguments):
 
 
 def test_it_needs_no_tensorflow_and_is_ready_soon():
-    barred = "import sys; sys.modules.update({name: None for name in ('tensorflow', 'keras', 'pandas', 'scipy', 'sklearn')})"
+    barred = (
+        "sys.modules.update({name: None for name in "
+        "('tensorflow', 'keras', 'pandas', 'scipy', 'sklearn')})"
+    )
     started = time.monotonic()
-    with running(code=barred.removeprefix("import sys; ")) as service:
+    with running(code=barred) as service:
         assert time.monotonic() - started < 5  # on a busy machine; `make bench-serve` measures
         assert service.ask()[0] == 200
 
 
-def test_what_keeps_it_from_starting_is_said_in_one_sentence(tmp_path):
+def test_importing_the_service_loads_no_heavy_package():
+    code = (
+        "import sys, catsdogs.serving.app; "
+        "print({'tensorflow', 'keras', 'pandas', 'scipy', 'sklearn', 'matplotlib', 'torch'} "
+        "& set(sys.modules))"
+    )
+    run = subprocess.run(
+        [sys.executable, "-c", code], cwd=paths.PROJECT, capture_output=True, text=True
+    )
+    assert run.stdout == "set()\n", run.stdout + run.stderr
+
+
+def test_a_failure_to_start_is_reported_in_one_line(tmp_path):
     (tmp_path / "damaged.onnx").write_bytes(ONNX.read_bytes()[:1000])
     with socket.create_server(("127.0.0.1", 0)) as taken:
         for arguments, said in (
             (["--model", tmp_path / "none.onnx"], "no model"),
             (["--model", tmp_path / "damaged.onnx"], "cannot be loaded"),
             (["--model", "README.md"], "only those are loaded"),
-            (["--port", taken.getsockname()[1]], "Cannot listen"),
-            (["--port", 99999], "Cannot listen"),
-            (["--host", "no.such.host.invalid"], "Cannot listen"),
+            (["--port", taken.getsockname()[1]], "Cannot bind to"),
+            (["--port", 99999], "Cannot bind to"),
+            (["--host", "no.such.host.invalid"], "Cannot bind to"),
         ):
             run = start(*arguments)
             assert (
@@ -510,14 +539,14 @@ def test_what_keeps_it_from_starting_is_said_in_one_sentence(tmp_path):
             ), (arguments, run.stderr)
 
 
-def test_it_listens_on_this_machine_only_unless_told_otherwise(service):
+def test_it_binds_to_localhost_by_default(service):
     assert service.process.poll() is None
     with pytest.raises(OSError):
         socket.create_connection((_other_address(), service.port), timeout=2)
 
 
 def _other_address():
-    """An address of this machine other than the loopback one; where it has none, one that nothing listens at."""
+    """An address of this machine other than localhost; if it has none, one nobody listens at."""
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as probe:
         try:
             probe.connect(("192.0.2.1", 9))  # sends nothing

@@ -1,6 +1,4 @@
-"""The drawings that stand in for photos: the same every time, varied, and told apart by shape alone."""
-
-from concurrent.futures import ThreadPoolExecutor
+"""The synthetic sample: deterministic, varied, and told apart by shape alone."""
 
 import numpy as np
 import pytest
@@ -8,6 +6,7 @@ from PIL import Image
 
 from catsdogs import CLASS_NAMES
 from catsdogs.data import synthetic
+from catsdogs.parallel import map_in_threads
 
 
 @pytest.fixture(scope="module")
@@ -18,15 +17,14 @@ def folder(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def mean_colours():
-    """(300, 3): the mean red, green and blue of drawings of cats, dogs, cats, dogs ..."""
+def mean_colors():
+    """(300, 3): the mean red, green and blue of images of cats, dogs, cats, dogs ..."""
 
-    def mean_colour(number):
+    def mean_color(number):
         photo = synthetic.draw(number % 2, np.random.default_rng([1, number]))
         return np.asarray(photo, np.float64).mean((0, 1))
 
-    with ThreadPoolExecutor() as pool:
-        return np.stack(list(pool.map(mean_colour, range(300))))
+    return np.stack(list(map_in_threads(mean_color, range(300), chunk=4)))
 
 
 def test_writes_jpeg_photos_of_both_classes(folder):
@@ -63,9 +61,9 @@ def test_a_photo_depends_on_seed_class_and_number_alone(folder, tmp_path):
     synthetic.write(tmp_path / "other", per_class=3, seed=1, progress=False)
     for name in ("Cat", "Dog"):
         for number in (1, 2, 3):
-            wanted = (folder / name / f"{number}.jpg").read_bytes()
-            assert (tmp_path / "fewer" / name / f"{number}.jpg").read_bytes() == wanted
-            assert (tmp_path / "other" / name / f"{number}.jpg").read_bytes() != wanted
+            expected = (folder / name / f"{number}.jpg").read_bytes()
+            assert (tmp_path / "fewer" / name / f"{number}.jpg").read_bytes() == expected
+            assert (tmp_path / "other" / name / f"{number}.jpg").read_bytes() != expected
 
 
 @pytest.mark.parametrize("label", range(len(CLASS_NAMES)))
@@ -74,8 +72,8 @@ def test_draw_is_deterministic(label):
     assert first.size == second.size and first.tobytes() == second.tobytes()
 
 
-def test_the_mean_colour_does_not_give_the_class_away(mean_colours):
-    x = (mean_colours - mean_colours.mean(0)) / mean_colours.std(0)
+def test_the_mean_color_does_not_predict_the_class(mean_colors):
+    x = (mean_colors - mean_colors.mean(0)) / mean_colors.std(0)
     x = np.column_stack([np.ones(len(x)), x])
     y = np.arange(len(x)) % 2
     fold = np.arange(len(x)) // 2 % 5
@@ -87,14 +85,14 @@ def test_the_mean_colour_does_not_give_the_class_away(mean_colours):
 
 
 def test_the_classes_differ_in_shape():
-    """The same random numbers give a cat and a dog that are not the same picture."""
+    """The same random numbers give a cat and a dog that differ."""
     cat, dog = (synthetic.draw(label, np.random.default_rng(3)) for label in (0, 1))
     assert cat.size == dog.size
     assert np.abs(np.asarray(cat, np.float64) - np.asarray(dog, np.float64)).mean() > 3
 
 
 def logistic_regression(x: np.ndarray, y: np.ndarray) -> np.ndarray:
-    """Weights (n,) of the plain logistic regression of y (0 or 1) on x (m, n), by Newton's method."""
+    """Weights (n,) of the logistic regression of y (0 or 1) on x (m, n), by Newton's method."""
     weights = np.zeros(x.shape[1])
     for _ in range(10):
         p = 1 / (1 + np.exp(-x @ weights))

@@ -17,9 +17,7 @@ from catsdogs.data.dataset import Dataset
 from catsdogs.networks import augment, whitening
 from catsdogs.training import records
 
-torch = pytest.importorskip(
-    "torch", reason="PyTorch is not installed: pip install -r requirements-torch.txt"
-)
+torch = pytest.importorskip("torch", reason='PyTorch is not installed: pip install -e ".[torch]"')
 
 SHIPPED = paths.PROJECT / "models"
 P = dict(

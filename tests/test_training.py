@@ -1,4 +1,5 @@
-"""What goes around `model.fit`: augmentation, the order of photos, resuming after a kill, saving."""
+"""What goes around `model.fit`: augmentation, the order of photos, resuming after a kill,
+saving."""
 
 import json
 import os
@@ -48,7 +49,7 @@ def small_model(size=16):
     )
 
 
-# --- augmentation ----------------------------------------------------------------------------------
+# --- augmentation ---------------------------------------------------------------------------------
 
 
 def test_augmentation_does_nothing_outside_training():
@@ -178,7 +179,8 @@ def test_light_and_color_change_as_they_say():
     views = ops.convert_to_numpy(
         augment.RandomAugmentation(color=0.2, flip=False)(red, training=True)
     )[:, 0, 0]
-    # A color's distance from grey, 30 here, is scaled by 0.6 to 1.4; then each channel by 0.8 to 1.2; below 0 is cut.
+    # A color's distance from grey, 30 here, is scaled by 0.6 to 1.4; then each channel by 0.8 to
+    # 1.2; below 0 is cut.
     assert views[:, 1].min() == 0 and 10 < views[:, 1].max() <= 30 * 0.4 * 1.2 + 1e-3
     assert 48 * 0.8 <= views[:, 0].min() and views[:, 0].max() <= (30 + 60 * 1.4) * 1.2 + 1e-3
 
@@ -197,7 +199,7 @@ def test_an_unknown_strength_says_which_there_are():
         augment.augmentation("heavy")
 
 
-# --- photos left out, and runs found again ----------------------------------------------------------
+# --- photos left out, and runs found again --------------------------------------------------------
 
 
 def test_training_photos_can_be_left_out_and_others_cannot(synthetic_data, monkeypatch):
@@ -287,7 +289,7 @@ def test_the_networks_on_record_are_those_of_the_package(name):
     assert run_key(model, record["hyperparameters"], record["data"]) == record["run_key"]
 
 
-# --- the order of photos ---------------------------------------------------------------------------
+# --- the order of photos --------------------------------------------------------------------------
 
 
 def test_every_epoch_has_every_photo_once_in_another_order():
@@ -315,7 +317,7 @@ def test_a_batch_has_the_labels_of_its_photos():
         assert photos.labels[index] == label
 
 
-# --- training, killed and resumed ------------------------------------------------------------------
+# --- training, killed and resumed -----------------------------------------------------------------
 
 RUN = """
 import sys; sys.path.insert(0, {tests!r})
@@ -557,7 +559,7 @@ def test_filters_that_cannot_be_whitened_say_why():
         whitening.whiten(convolution, some_photos().images)
 
 
-# --- saving ----------------------------------------------------------------------------------------
+# --- saving ---------------------------------------------------------------------------------------
 
 
 def test_both_formats_reload_and_the_record_is_the_models(synthetic):
@@ -606,7 +608,7 @@ def test_missing_records_say_what_to_do(empty):
         records.read("none")
 
 
-# --- Grad-CAM --------------------------------------------------------------------------------------
+# --- Grad-CAM -------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -615,7 +617,8 @@ def test_missing_records_say_what_to_do(empty):
     ids="-".join,
 )
 def test_gradcam_points_at_what_decides(behind):
-    # A model that says "dog" for red and nothing else: the map must be where the red is, as fine as the convolution.
+    # A model that says "dog" for red and nothing else: the map must be where the red is, as fine as
+    # the convolution.
     kinds = {
         "relu": lambda: layers.Activation("relu"),
         "pool": lambda: layers.MaxPooling2D(2),

@@ -1,1 +1,4 @@
-"""For maintainers: benchmarks, the baseline recipe, publishing. Nothing in the package or the notebooks imports this."""
+"""What maintainers run: publish, report, the baseline and the benchmarks.
+
+Nothing in the package or the notebooks imports it.
+"""

@@ -1,12 +1,15 @@
-"""The baseline recipe that many cats-vs-dogs repositories share, run as it stands, and our network on the same photos.
+"""Train the baseline, and our network on the same photos: ``make baseline``.
 
     python -m tools.baseline [baseline | ours]
 
-Two convolutions of 32 filters, 3×3, each followed by 2×2 pooling, a dense layer of 128, a sigmoid; 64×64 pixels, batches
-of 32, Adam with its defaults, 25 epochs, random zoom by up to a fifth and horizontal flips. Published by a repository's
-README (4,000 + 4,000 training photos, 25 epochs) at 89% training and 79.78% test accuracy. Writes
-``models/baseline_8000.json`` and, for ours with three seeds, ``models/cats_vs_dogs_8000_seed_*.json``. Takes about fifteen
-minutes on 2 cores.
+The baseline is a recipe found in many cats-vs-dogs repositories, trained as it stands: two
+convolutions of 32 filters, 3×3, each followed by 2×2 pooling, a dense layer of 128 units, a
+sigmoid; 64×64 pixels, batches of 32, Adam with its defaults, 25 epochs, random zoom by up to a
+fifth and horizontal flips. A repository's README (4,000 + 4,000 training photos, 25 epochs)
+publishes it with 89% training and 79.78% test accuracy.
+
+Writes ``models/baseline_8000.json`` and, for our network, one
+``models/cats_vs_dogs_8000_seed_*.json`` per random seed. Takes about fifteen minutes on 2 cores.
 """
 
 import sys
@@ -19,7 +22,7 @@ from tools import report
 
 
 def run(name: str, hyperparameters: dict) -> dict:
-    """Train and test a network on the split ``baseline-8000``; returns its record."""
+    """Train and evaluate a network on the split ``baseline-8000``; returns its run record."""
     dataset = Dataset("baseline-8000", hyperparameters["IMAGE_SIZE"])
     trained = fit.train(hyperparameters, dataset)
     metrics = {
@@ -34,7 +37,7 @@ def run(name: str, hyperparameters: dict) -> dict:
 
 
 def run_baseline() -> list[dict]:
-    """The baseline, in float32 as its authors have it; its last epoch is kept, as they keep it."""
+    """Train the baseline as its authors do: in float32, keeping the last epoch."""
     return [
         run(
             report.BASELINE, fit.BASELINE | dict(SPLIT="baseline-8000", SEED=0, PRECISION="float32")
@@ -43,7 +46,7 @@ def run_baseline() -> list[dict]:
 
 
 def run_ours() -> list[dict]:
-    """The default network of notebook 02 on the same photos, one run per seed."""
+    """Train notebook 02's default network on the same photos, one run per random seed."""
     same = fit.TWO_CONV | dict(SPLIT="baseline-8000", PRECISION=backend.faster_precision())
     return [run(name, same | dict(SEED=seed)) for seed, name in enumerate(report.OURS_8000)]
 
@@ -51,10 +54,11 @@ def run_ours() -> list[dict]:
 if __name__ == "__main__":
     runs = {"baseline": run_baseline, "ours": run_ours}
     if set(sys.argv[1:]) - set(runs):
-        sys.exit(f"{' '.join(sys.argv[1:])}: expected nothing, baseline or ours")
+        sys.exit(f"{' '.join(sys.argv[1:])}: expected baseline, ours, or no argument for both")
     for chosen in sys.argv[1:] or runs:
         for record in runs[chosen]():
             accuracy = record["metrics"]["test"]["accuracy"]
             print(
-                f"{record['name']}: test accuracy {accuracy['value']:.2%} ({accuracy['low']:.1%} to {accuracy['high']:.1%})"
+                f"{record['name']}: {accuracy['value']:.2%} test accuracy, 95% CI "
+                f"{accuracy['low']:.1%} to {accuracy['high']:.1%}"
             )

@@ -1,15 +1,17 @@
-"""Ours beside the usual ways of doing it, in one run on one machine: ``make bench``.
+"""Benchmark our pipelines against the usual ones, on one machine: ``make bench``.
 
     python -m tools.bench [--publish] [MEASUREMENT ...]
 
-Real photos come from the archive that ``CATSDOGS_BENCH_ARCHIVE`` names, as ``./download_data.sh zip`` takes it, or else
-are those in ``data/``; where there are none, they are synthetic. ``CATSDOGS_BENCH_ORIGINALS`` may name a second archive, of
-photos in their original size, for the rows that read files. Peers are run as their authors wrote them.
+The photos come from the archive that ``CATSDOGS_BENCH_ARCHIVE`` names, as ``./download_data.sh
+zip`` takes it; without one, they are those in ``data/``, or else the synthetic sample.
+``CATSDOGS_BENCH_ORIGINALS`` may name a second archive, of photos at their original size, for the
+rows that read files. The baselines run as their authors wrote them.
 
-Each measurement runs in a process of its own, never two at once, and within it rounds alternate between ours and the
-peer; a row shows medians. Prints a table and writes ``build/bench.json`` and ``build/bench.png``, or with ``--publish``
-the two in ``benchmarks/``, from where `python -m tools.report` takes the README's table; measurements that are named then
-replace their rows only. Takes about half an hour.
+Each measurement runs in a process of its own, never two at once. Within it, rounds alternate
+between ours and the baseline, and a row shows medians. Prints a table and writes
+``build/bench.json`` and ``build/bench.png``; with ``--publish``, those in ``benchmarks/``, from
+which ``python -m tools.report`` writes the documents. Measurements that are named replace only
+their own rows. All of them take about half an hour.
 """
 
 import argparse
@@ -26,27 +28,31 @@ import tempfile
 import threading
 import time
 from pathlib import Path
+from typing import Any
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-#: Test accuracy that the recipe many repositories share is published with, and how often in a row it must be reached.
-TARGET, IN_A_ROW, SEEDS = 0.7978, 2, (0, 1, 2)
-#: Of the recipe: pixels a side, photos a step, epochs.
+#: The test accuracy that the baseline is published with, and the number of consecutive epochs that
+#: must reach it.
+TARGET_ACCURACY, CONSECUTIVE_EPOCHS, SEEDS = 0.7978, 2, (0, 1, 2)
+#: The baseline's pixels per side, images per batch, and epochs.
 SIZE, BATCH, EPOCHS = 64, 32, 25
-#: Rounds that count; one before them does not.
+#: Rounds that count, after one warm-up round.
 ROUNDS = 5
-#: What is changed of notebook 02's hyperparameters to reach TARGET soonest; chosen on validation photos.
-SPRINT = dict(
+#: The hyperparameters that differ from notebook 02's to reach TARGET_ACCURACY soonest; chosen on
+#: the validation set.
+FASTEST = dict(
     IMAGE_SIZE=80, EPOCHS=4, FILTERS=(32, 96), POOL_SIZES=(4, 2), DROPOUT=0.1, EMA_DECAY=0.97
 )
 
 
-# --- what each process measures --------------------------------------------------------------------------------------
-# Libraries are imported within, so that a process has only what it needs and memory is what the way itself takes.
+# --- what each process measures -------------------------------------------------------------------
+# Libraries are imported inside the functions, so that each process holds only what it needs, and
+# its memory is what the measured pipeline takes.
 
 
 def reading() -> dict:
-    """Photos a second from JPEG files to training arrays, the first time."""
+    """Photos per second from JPEG files to training arrays, without a cache."""
     import keras
 
     from catsdogs import paths
@@ -55,23 +61,26 @@ def reading() -> dict:
     table = good_photos()
 
     def ours():
-        for path in paths.arrays().glob("*"):
+        for path in paths.arrays().glob("*"):  # the cache
             path.unlink()
         cache.load_pixels(list(table.photo), list(table.sha256), SIZE, progress=False)
 
-    def peer():
+    def baseline():
         for _ in keras.utils.image_dataset_from_directory(
             folder, image_size=(SIZE, SIZE), verbose=False
         ):
             pass
 
     with laid_out(table) as folder:
-        mine, theirs = alternate(ours, peer, rounds=rounds_for(len(table)))
+        mine, theirs = alternate(ours, baseline, rounds=rounds_for(len(table)))
     return {"ours": len(table) / mine, "baseline": len(table) / theirs}
 
 
 def epoch() -> dict:
-    """Seconds per epoch of the recipe's network at its batch size: ours, and where TensorFlow runs both peers."""
+    """Seconds per epoch of the baseline network at its batch size, with each pipeline.
+
+    The two baseline pipelines run on TensorFlow only.
+    """
     import keras
     import numpy as np
 
@@ -89,7 +98,7 @@ def epoch() -> dict:
     with laid_out(table) as folder:
         if backend.name() == "tensorflow":
             ways["ImageDataGenerator"] = (baseline_network(None), generator(folder), {})
-            vary = keras.Sequential(
+            augment = keras.Sequential(
                 [
                     keras.layers.RandomFlip("horizontal"),
                     keras.layers.RandomZoom((-0.2, 0.2), (-0.2, 0.2)),
@@ -103,7 +112,7 @@ def epoch() -> dict:
                 verbose=False,
             )
             files = files.map(
-                lambda images, labels: (vary(images, training=True) / 255, labels),
+                lambda images, labels: (augment(images, training=True) / 255, labels),
                 num_parallel_calls=-1,
             )
             ways["image_dataset_from_directory"] = (baseline_network(None), files.prefetch(-1), {})
@@ -115,7 +124,10 @@ def epoch() -> dict:
 
 
 def step() -> dict:
-    """Of notebook 02's network: share of the measured peak that a training step reaches, and augmentation's cost."""
+    """A training step of notebook 02's network: its share of peak FLOP/s, and augmentation's cost.
+
+    The peak is that of a large matrix product, measured in the same process.
+    """
     import keras
     import numpy as np
 
@@ -125,14 +137,13 @@ def step() -> dict:
     from catsdogs.training import fit
     from catsdogs.training.batches import Batches
 
-    p = fit.TWO_CONV
+    p: dict[str, Any] = fit.TWO_CONV
     size, batch_size = p["IMAGE_SIZE"], p["BATCH_SIZE"]
     rng = np.random.default_rng(0)
-    steps = (
-        64 if backend.name() == "tensorflow" or backend.gpus() else 8
-    )  # minutes else: the others are slow on a CPU
+    # JAX and PyTorch are slow on a CPU: 64 steps would take minutes.
+    steps = 64 if backend.name() == "tensorflow" or backend.gpus() else 8
     count = steps * batch_size
-    # Speed does not depend on what is in the photos.
+    # Speed does not depend on the content of the images.
     photos = Photos(
         rng.integers(0, 256, (count, size, size, 3), np.uint8),
         rng.integers(0, 2, count, np.uint8),
@@ -156,7 +167,7 @@ def step() -> dict:
     square = keras.ops.cast(rng.normal(size=(side, side)), dtype)
 
     def multiply():
-        # To NumPy, so that nothing is left running; a corner, so that copying is no part of it.
+        # Converting to NumPy waits for the product; one corner only, so that copying takes no time.
         keras.ops.convert_to_numpy(
             keras.ops.cast(keras.ops.matmul(square, square)[:1, :1], "float32")
         )
@@ -177,7 +188,7 @@ def step() -> dict:
 
 
 def memory(way: str) -> dict:
-    """Peak memory of an epoch of training on all photos, one way."""
+    """Peak memory, in bytes, of one epoch of training on all photos with one pipeline."""
     import keras
 
     from catsdogs.data.dataset import Dataset
@@ -208,11 +219,12 @@ def memory(way: str) -> dict:
     return {"peak": watch.peak, "anonymous": watch.anonymous, "before": watch.before}
 
 
-def sprint(way: str, seed: int) -> dict:
-    """Seconds of reading and training until TARGET is reached on the 2,000 test photos at the ends of IN_A_ROW epochs.
+def time_to_accuracy(way: str, seed: int) -> dict:
+    """Seconds of reading and training until the test accuracy reaches TARGET_ACCURACY.
 
-    Measuring accuracy is no part of the time, on either side; nor is importing libraries, nor checking the photos for
-    damage, which only ours does, once.
+    It counts as reached after CONSECUTIVE_EPOCHS epochs at or above it, on the 2,000 test photos of
+    ``baseline-8000``. For both pipelines the time leaves out measuring the accuracy, importing
+    libraries, and the check for corrupt files, which only ours makes, once.
     """
     import keras
 
@@ -221,12 +233,13 @@ def sprint(way: str, seed: int) -> dict:
     rows = splits.prepare("baseline-8000", progress=False)
     test = rows[rows.subset == "test"]
     keras.utils.set_random_seed(seed)
-    clock = (sprint_ours if way == "ours" else sprint_peer)(rows[rows.subset != "test"], test, seed)
+    train_until = train_ours if way == "ours" else train_baseline
+    clock = train_until(rows[rows.subset != "test"], test, seed)
     return {"reached": clock.reached, "times": clock.times, "accuracies": clock.accuracies}
 
 
-def sprint_ours(train, test, seed):
-    """Notebook 02's network with SPRINT's hyperparameters, from files."""
+def train_ours(train, test, seed):
+    """Train notebook 02's network with FASTEST's hyperparameters, from files; returns the clock."""
     import keras
     import numpy as np
 
@@ -238,7 +251,7 @@ def sprint_ours(train, test, seed):
     from catsdogs.training.batches import Batches
     from catsdogs.training.checkpoint import EMAWeights
 
-    p = fit.TWO_CONV | SPRINT
+    p = fit.TWO_CONV | FASTEST
     size = p["IMAGE_SIZE"]
     tested, labels = pixels_of(test, size), test.label.to_numpy()[:, None]
     for path in paths.arrays().glob(f"{size}px-*"):
@@ -263,7 +276,7 @@ def sprint_ours(train, test, seed):
         metrics=["accuracy"],
         jit_compile=backend.jit_compile(),
     )
-    # Or else TensorFlow traces the step twice, the first time to make the optimizer's variables.
+    # Otherwise TensorFlow traces the step twice, first to create the optimizer's variables.
     whole.optimizer.build(whole.trainable_variables)
     whole.fit(
         batches,
@@ -276,10 +289,10 @@ def sprint_ours(train, test, seed):
     return clock
 
 
-def sprint_peer(train, test, seed):
-    """The recipe as it stands, from files, for its 25 epochs or until the target."""
+def train_baseline(train, test, seed):
+    """Train the baseline as it stands, from files, for 25 epochs or until the target is reached."""
     with laid_out(train) as train_folder, laid_out(test) as test_folder:
-        tested = generator(test_folder, vary=False)
+        tested = generator(test_folder, augment=False)
         clock = stopwatch(lambda model: accuracy(model.predict(tested, verbose=0), tested.labels))
         baseline_network(None).fit(
             generator(train_folder), epochs=EPOCHS, verbose=0, callbacks=[clock]
@@ -287,18 +300,20 @@ def sprint_peer(train, test, seed):
     return clock
 
 
-MEASUREMENTS = {function.__name__: function for function in (sprint, reading, epoch, step, memory)}
+MEASUREMENTS = {
+    function.__name__: function for function in (time_to_accuracy, reading, epoch, step, memory)
+}
 
 
-# --- what they share -------------------------------------------------------------------------------------------------
+# --- what they share ------------------------------------------------------------------------------
 
 
 def alternate(*functions, rounds: int = ROUNDS) -> list[float]:
-    """The median seconds of each of `functions`, which take turns, after one round that does not count.
+    """The median seconds of each of `functions`, which take turns, after one warm-up round.
 
-    A function that returns a number has measured its seconds itself.
+    A function that returns a float has measured its seconds itself.
     """
-    seconds = [[] for _ in functions]
+    seconds: list[list[float]] = [[] for _ in functions]
     for round_number in range(rounds + 1):
         for function, found in zip(functions, seconds):
             started = time.perf_counter()
@@ -309,11 +324,11 @@ def alternate(*functions, rounds: int = ROUNDS) -> list[float]:
 
 
 def epoch_seconds(model, batches, **options) -> float:
-    """Seconds of one epoch of ``model.fit``, from its beginning to its end.
+    """Seconds of one epoch of ``model.fit``, from the epoch's beginning to its end.
 
-    Not of the call: with TensorFlow 2.21 that ends by waiting for the thread that tunes the input pipeline, which sleeps for
-    twice as long each time, up to a minute. It does so once for a whole training, whoever built the pipeline, and would
-    up to double a call of one epoch.
+    Not of the call: with TensorFlow 2.21, `fit` ends by waiting for the thread that tunes the input
+    pipeline, and that thread sleeps twice as long each time, up to a minute. The wait comes once
+    per call, with any pipeline, and would up to double a call of one epoch.
     """
     import keras
 
@@ -330,7 +345,7 @@ def epoch_seconds(model, batches, **options) -> float:
 
 
 def good_photos():
-    """The table of the photos that can be decoded."""
+    """The rows of the photos that can be decoded."""
     from catsdogs.data import check
 
     table = check.check_photos(progress=False)
@@ -340,8 +355,8 @@ def good_photos():
 def baseline_network(strengths: str | None):
     """The baseline's network, compiled.
 
-    With data augmentation of ours, of those `strengths`, in front, and taking 0 to 255; with None it takes 0 to 1, and
-    augmentation is the other pipeline's own.
+    With `strengths`, it begins with our data augmentation at those strengths and takes images from
+    0 to 255. With None, it takes 0 to 1, and augmentation is up to the pipeline in front.
     """
     import keras
 
@@ -357,20 +372,27 @@ def baseline_network(strengths: str | None):
     return model
 
 
-def generator(folder: Path, vary: bool = True):
-    """The recipe's generator over the photos in `folder`, which has one subfolder a class; for testing without `vary`."""
+def generator(folder: Path, augment: bool = True):
+    """The baseline's generator over `folder`, which has one subfolder per class.
+
+    With `augment`, it shuffles and augments; without, it is for testing.
+    """
     from keras.src.legacy.preprocessing.image import ImageDataGenerator
 
-    variation = {"shear_range": 0.2, "zoom_range": 0.2, "horizontal_flip": True} if vary else {}
-    with contextlib.redirect_stdout(io.StringIO()):  # it prints what it found
-        return ImageDataGenerator(rescale=1 / 255, **variation).flow_from_directory(
-            folder, target_size=(SIZE, SIZE), batch_size=BATCH, class_mode="binary", shuffle=vary
+    augmentation = {"shear_range": 0.2, "zoom_range": 0.2, "horizontal_flip": True}
+    images = ImageDataGenerator(rescale=1 / 255, **(augmentation if augment else {}))
+    with contextlib.redirect_stdout(io.StringIO()):  # it prints how many files it found
+        return images.flow_from_directory(
+            folder, target_size=(SIZE, SIZE), batch_size=BATCH, class_mode="binary", shuffle=augment
         )
 
 
 @contextlib.contextmanager
 def laid_out(rows):
-    """A folder with links to the photos of `rows` for as long as this lasts: the peers stop at the first bad file."""
+    """A temporary folder of links to the photos of `rows`.
+
+    The baselines need one, because they stop at the first corrupt file.
+    """
     from catsdogs import paths
 
     with tempfile.TemporaryDirectory() as folder:
@@ -382,7 +404,7 @@ def laid_out(rows):
 
 
 def rounds_for(photos: int) -> int:
-    """How many rounds count: fewer where each takes long, fewest without a peer to compare with."""
+    """How many rounds count: fewer where each is long, one where there is no baseline."""
     from catsdogs import backend
 
     return 1 if backend.name() != "tensorflow" else 3 if photos > 5_000 else ROUNDS
@@ -399,9 +421,10 @@ def pixels_of(rows, size: int):
 
 
 def training_flops(model) -> int:
-    """Floating-point operations to train on one photo: the products of convolutions and dense layers alone.
+    """FLOP of a training step per image, in convolutions and dense layers only.
 
-    Two a multiplication and addition, forward, for the weights' gradient, and, but for the first, for the inputs'.
+    Each multiply-add counts as two. It is computed in the forward pass, for the gradient of the
+    weights, and, except in the first layer, for the gradient of the inputs.
     """
     import keras
 
@@ -422,10 +445,10 @@ def training_flops(model) -> int:
 
 
 class PeakMemory:
-    """The most memory this process held while it lasted, in bytes, and how much of that was its own.
+    """A context that measures this process's peak resident memory, in bytes.
 
-    `peak` counts all that is in memory, files that are mapped too; `anonymous` leaves those out, which the system can
-    drop at any time; `before` is what it held at the start. Only `peak` is known outside Linux.
+    `peak` includes memory-mapped files, which the system can drop at any time; `anonymous` is the
+    peak without them; `before` is the memory at the start. Only `peak` is known outside Linux.
     """
 
     def __enter__(self):
@@ -453,7 +476,7 @@ class PeakMemory:
 
 
 def stopwatch(measure):
-    """A callback that times training alone: `measure` gives the test accuracy, while its clock stands still."""
+    """A callback that times training: its clock stops while `measure` computes the accuracy."""
     import keras
 
     class Stopwatch(keras.callbacks.Callback):
@@ -468,8 +491,8 @@ def stopwatch(measure):
             self.accuracies.append(measure(self.model))
             if (
                 self.reached is None
-                and min(self.accuracies[-IN_A_ROW:]) >= TARGET
-                and len(self.accuracies) >= IN_A_ROW
+                and min(self.accuracies[-CONSECUTIVE_EPOCHS:]) >= TARGET_ACCURACY
+                and len(self.accuracies) >= CONSECUTIVE_EPOCHS
             ):
                 self.reached = self.seconds
                 self.model.stop_training = True
@@ -479,22 +502,22 @@ def stopwatch(measure):
 
 
 def accuracy(probabilities, labels) -> float:
-    """The share of `labels` that `probabilities` of "dog" are on the right side of one half for."""
+    """The accuracy of `probabilities` of class 1 at the threshold 0.5."""
     return float(((probabilities.ravel() >= 0.5) == labels).mean())
 
 
-# --- the run ---------------------------------------------------------------------------------------------------------
+# --- the run --------------------------------------------------------------------------------------
 
 
 def backends() -> list[str]:
-    """The backends of Keras that are installed, TensorFlow first."""
+    """The installed backends of Keras, TensorFlow first."""
     return [name for name in ("tensorflow", "jax", "torch") if importlib.util.find_spec(name)]
 
 
 def measure(
     name: str, backend_name: str = "tensorflow", policy: str = "float32", **options
 ) -> dict:
-    """Run measurement `name` in a process of its own; its result."""
+    """Run the measurement `name` in a process of its own; returns its result."""
     with tempfile.TemporaryDirectory() as folder:
         result = Path(folder) / "result.json"
         what = " ".join(str(word) for word in (name, *options.values(), backend_name, policy))
@@ -521,6 +544,7 @@ def measure(
 
 
 def child(arguments: str) -> None:
+    """Run one measurement in this process, as `measure` asks, and write its result as JSON."""
     name, policy, result, options = json.loads(arguments)
     if policy != "float32":
         import keras
@@ -533,23 +557,28 @@ def row(
     what: str,
     unit: str,
     ours: float,
-    peer: float | None,
+    baseline: float | None,
     against: str,
-    wanted: float | None = None,
+    target: float | None = None,
     *,
     backend: str = "tensorflow",
     higher_is_better: bool = False,
 ) -> dict:
-    """A line of the table: `ours` and `peer` in `unit`, how many times better ours is, and what is wanted."""
-    times = None if peer is None else (ours / peer if higher_is_better else peer / ours)
+    """A row of the results: `ours` and `baseline` in `unit`, the speedup, and its target.
+
+    `against` describes the baseline. A speedup below 1 means that ours is slower.
+    """
+    speedup = None
+    if baseline is not None:
+        speedup = ours / baseline if higher_is_better else baseline / ours
     return {
         "what": what,
         "unit": unit,
         "ours": ours,
-        "baseline": peer,
-        "speedup": times,
+        "baseline": baseline,
+        "speedup": speedup,
         "against": against,
-        "target": wanted,
+        "target": target,
         "backend": backend,
     }
 
@@ -558,7 +587,7 @@ def reading_rows() -> list[dict]:
     found = measure("reading")
     return [
         row(
-            f"{files()} to arrays",
+            f"reading {files()}",
             "photos/s",
             found["ours"],
             found["baseline"],
@@ -574,44 +603,42 @@ def epoch_rows() -> list[dict]:
     for name in backends():
         measured = measure("epoch", name)
         seconds = measured["seconds"]
-        ours, *peers = seconds
-        better = min(peers, key=seconds.get, default=None)
-        what = f"an epoch of the recipe's network, {files()}, ours in {measured['dtype']}"
+        ours, *baselines = seconds
+        fastest = min(baselines, key=seconds.get, default=None)
+        what = f"one epoch, {files()}, ours in {measured['dtype']}"
         rows += [
             row(
                 what,
                 "s",
                 seconds[ours],
-                seconds[peer],
-                peer,
-                3 if peer == better else None,
+                seconds[baseline],
+                baseline,
+                3 if baseline == fastest else None,
                 backend=name,
             )
-            for peer in peers
+            for baseline in baselines
         ]
-        if not peers:
-            rows.append(
-                row(what, "s", seconds[ours], None, "the peers run on TensorFlow", backend=name)
-            )
+        if not baselines:
+            rows.append(row(what, "s", seconds[ours], None, "none on this backend", backend=name))
     return rows
 
 
-def sprint_rows() -> list[dict]:
-    what, wanted = f"reading and training to {TARGET:.2%} test accuracy", 20
-    runs = {way: [] for way in ("ours", "baseline")}
+def time_to_accuracy_rows() -> list[dict]:
+    what, target = f"time to {TARGET_ACCURACY:.2%} test accuracy", 20
+    runs: dict[str, list[dict]] = {way: [] for way in ("ours", "baseline")}
     for seed in SEEDS:
         for way, found in runs.items():
-            found.append(measure("sprint", way=way, seed=seed))
-    rows, peer = [], _seconds(runs["baseline"])
+            found.append(measure("time_to_accuracy", way=way, seed=seed))
+    rows, baseline = [], _seconds(runs["baseline"])
     for name in backends():
         found = (
             runs["ours"]
             if name == "tensorflow"
-            else [measure("sprint", name, way="ours", seed=SEEDS[0])]
+            else [measure("time_to_accuracy", name, way="ours", seed=SEEDS[0])]
         )
         failed = [
-            f"{len(never)} of {len(some)} runs of {who} never did, and count whole"
-            for who, some in (("the peer", runs["baseline"]), ("ours", found))
+            f"{len(never)} of {len(some)} {who} runs never reached it (full time counted)"
+            for who, some in (("baseline", runs["baseline"]), ("of our own", found))
             if (never := [run for run in some if run["reached"] is None])
         ]
         rows.append(
@@ -619,12 +646,12 @@ def sprint_rows() -> list[dict]:
                 what,
                 "s",
                 _seconds(found),
-                peer,
-                "; ".join(["the recipe with ImageDataGenerator", *failed]),
-                wanted,
+                baseline,
+                "; ".join(["the baseline with ImageDataGenerator", *failed]),
+                target,
                 backend=name,
             )
-            | {"runs": runs}
+            | {"runs": {"ours": found, "baseline": runs["baseline"]}}
         )
     return rows
 
@@ -638,7 +665,7 @@ def step_rows() -> list[dict]:
 
     rows = []
     for name in backends():
-        # Without a GPU, the notebook trains in bfloat16 on TensorFlow alone.
+        # Without a GPU, the notebook trains in bfloat16 on TensorFlow only.
         for policy in (
             ("float32", "mixed_bfloat16")
             if name == "tensorflow" or backend.gpus()
@@ -647,11 +674,11 @@ def step_rows() -> list[dict]:
             found = measure("step", name, policy)
             rows.append(
                 row(
-                    f"arithmetic of a training step, {found['dtype']}",
+                    f"FLOP/s of a training step, {found['dtype']}",
                     "GFLOP/s",
                     found["reached"] / 1e9,
                     found["peak"] / 1e9,
-                    "a large matrix product",
+                    "peak, measured by a large matrix product",
                     0.5,
                     backend=name,
                     higher_is_better=True,
@@ -659,11 +686,11 @@ def step_rows() -> list[dict]:
             )
             rows.append(
                 row(
-                    f"a training step, {found['dtype']}",
+                    f"training step, {found['dtype']}",
                     "ms",
                     found["step"] * 1e3,
                     found["step"] / (1 + found["augmentation"]) * 1e3,
-                    "without augmentation",
+                    "the same step without augmentation",
                     1 / 1.15,
                     backend=name,
                 )
@@ -686,14 +713,14 @@ def memory_rows() -> list[dict]:
         )
         for what, key in (
             ("peak memory of training on all photos", "peak"),
-            ("the same, beyond what importing Keras takes", "beyond"),
-            ("the same, without what is mapped from files", "anonymous"),
+            ("peak memory beyond that of importing Keras", "beyond"),
+            ("peak memory without memory-mapped files", "anonymous"),
         )
     ]
 
 
 ROWS = {
-    "sprint": sprint_rows,
+    "time_to_accuracy": time_to_accuracy_rows,
     "reading": reading_rows,
     "epoch": epoch_rows,
     "step": step_rows,
@@ -702,13 +729,16 @@ ROWS = {
 
 
 def files() -> str:
-    """The photos in words."""
+    """The photos of this measurement, in words."""
     table = good_photos()
     return f"{len(table):,} JPEG files of {table.width.median():.0f}×{table.height.median():.0f}"
 
 
 def get_photos(archive: str | None, folder: Path) -> Path:
-    """A data folder of this run's own with the photos of `archive`; without one those at hand, or else synthetic ones."""
+    """Fill `folder`, a new data folder for this run, with photos; returns it.
+
+    They are those of `archive`; without one, those in ``data/``, or else the synthetic sample.
+    """
     from catsdogs import paths
 
     folder.mkdir()
@@ -726,20 +756,21 @@ def get_photos(archive: str | None, folder: Path) -> Path:
 
 
 def merged(before: dict, result: dict) -> dict:
-    """The published result `before`, with the rows of what `result` measured anew in place of those it had.
+    """The published result `before` with the rows of every measurement in `result` replaced.
 
-    Ends the program where the two are not of the same machine and photos, whose rows cannot stand in one table.
+    Ends the program where machine, photos or versions differ: their rows are not comparable.
     """
     for fact in ("machine", "photos", "synthetic", "versions"):
         if before[fact] != result[fact]:
             sys.exit(
-                f"the published rows are of another {fact} ({before[fact]}, now {result[fact]}): measure all of them"
+                f"the published rows are of a different {fact} ({before[fact]}, now "
+                f"{result[fact]}): run all measurements"
             )
-    anew = {line["measurement"] for line in result["rows"]}
+    measured = {line["measurement"] for line in result["rows"]}
     rows = {
         name: [
             line
-            for line in (result if name in anew else before)["rows"]
+            for line in (result if name in measured else before)["rows"]
             if line["measurement"] == name
         ]
         for name in ROWS
@@ -752,19 +783,21 @@ def main() -> None:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument(
-        "measurements", nargs="*", metavar="MEASUREMENT", help=f"of {', '.join(MEASUREMENTS)}; all"
+        "measurements",
+        nargs="*",
+        metavar="MEASUREMENT",
+        help=f"one of {', '.join(MEASUREMENTS)} (default: all)",
     )
-    parser.add_argument("--publish", action="store_true", help="keep the result in benchmarks/")
+    parser.add_argument("--publish", action="store_true", help="write the result to benchmarks/")
     parser.add_argument("--child", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.child:
         return child(arguments.child)
     chosen = arguments.measurements or list(MEASUREMENTS)
     if unknown := set(chosen) - set(MEASUREMENTS):
-        parser.error(f"{', '.join(sorted(unknown))}: choose of {', '.join(MEASUREMENTS)}")
+        parser.error(f"{', '.join(sorted(unknown))}: choose from {', '.join(MEASUREMENTS)}")
 
     from catsdogs import backend, paths
-    from catsdogs.analysis import plots
     from catsdogs.data import dataset
     from catsdogs.training import records
     from tools import report
@@ -778,10 +811,10 @@ def main() -> None:
             folders.append(get_photos(originals, Path(scratch, "originals")))
         os.environ["CATSDOGS_DATA"] = str(folders[0])
         synthetic, count = dataset.is_synthetic(), len(good_photos())
-        if "sprint" in chosen and (synthetic or count < 9_900):
-            chosen.remove("sprint")
-            print("No sprint: it needs the real photos numbered 1 to 5000 of each class.")
-        result = {
+        if "time_to_accuracy" in chosen and (synthetic or count < 9_900):
+            chosen.remove("time_to_accuracy")
+            print("No time to accuracy: it needs the real photos 1 to 5000 of each class.")
+        result: dict[str, Any] = {
             "machine": f"{backend.device()} ({records.processor()})",
             "photos": count,
             "synthetic": synthetic,
@@ -789,7 +822,7 @@ def main() -> None:
             "rows": [],
         }
         for name in chosen:
-            # The originals are few: they are for what depends on the size of the files.
+            # The originals are few: they are only for what depends on the size of the files.
             for folder in folders if name in ("reading", "epoch") else folders[:1]:
                 os.environ["CATSDOGS_DATA"] = str(folder)
                 result["rows"] += [line | {"measurement": name} for line in ROWS[name]()]
@@ -798,13 +831,11 @@ def main() -> None:
     build.mkdir(exist_ok=True)
     if arguments.publish and arguments.measurements:
         result = merged(json.loads((build / "bench.json").read_text()), result)
-    figure = plots.comparison(
-        [line for line in result["rows"] if line["speedup"]], title=result["machine"]
-    )
     (build / "bench.json").write_text(json.dumps(result, indent=1) + "\n")
-    figure.savefig(build / "bench.png")
+    report.save_chart(build / "bench.json", build / "bench.png")
     print(
-        f"\n{count:,} {'synthetic photos' if synthetic else 'photos'}, {result['machine']}\n\n{report.speed_table(result['rows'])}"
+        f"\n{count:,} {'synthetic photos' if synthetic else 'photos'}, {result['machine']}\n\n"
+        f"{report.speed_table(result['rows'])}"
     )
 
 

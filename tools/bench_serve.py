@@ -1,11 +1,12 @@
-"""Our service beside the usual one, Flask with `model.predict`, under the same load: ``make bench-serve``.
+"""Load test of our HTTP service against Flask with `model.predict`: ``make bench-serve``.
 
-    python benchmarks/bench_serve.py [--publish] [--requests N]
+    python -m tools.bench_serve [--publish] [--requests N]
 
-Photos are those of the archive that ``CATSDOGS_BENCH_ORIGINALS`` names, or synthetic ones. Each service runs in a process of its
-own, and so does what asks them, on the same machine, one after the other; rounds alternate. A request is one photo, as a
-form's file. Then our service answers N requests in a row (100,000), to see whether its memory grows. Prints a table and
-writes ``build/serve.json``, or with ``--publish`` ``benchmarks/serve.json``.
+Photos are those of the archive that ``CATSDOGS_BENCH_ORIGINALS`` names, or synthetic ones. Each
+service runs in a process of its own, and so does the load generator, on the same machine; the two
+services alternate over several rounds. A request is one photo in a form. Afterwards, our service
+answers N requests in a row (default: 100,000), to measure whether its memory grows. Prints a table
+and writes ``build/serve.json``, or with ``--publish`` ``benchmarks/serve.json``.
 """
 
 import argparse
@@ -24,17 +25,17 @@ from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
 
-#: Clients at a time, each waiting for its answer before it asks again.
+#: Concurrent clients, each waiting for a response before it sends its next request.
 CLIENTS = (1, 8, 64)
-#: Seconds of asking that count, a round; as much as a third of it before does not.
+#: Seconds of load that are measured per round, after a third as much of warm-up.
 SECONDS, ROUNDS = 6, 3
 
 
-# --- the services ----------------------------------------------------------------------------------------------------
+# --- the services -----------------------------------------------------------------------------
 
 
-def peer(port: int) -> None:
-    """What tutorials show: Flask's own server, threaded as it comes, Pillow, and `model.predict` for every photo."""
+def baseline(port: int) -> None:
+    """What tutorials show: Flask's own server, Pillow, and one `model.predict` per photo."""
     import io
 
     import keras
@@ -62,20 +63,19 @@ def peer(port: int) -> None:
 
     import logging
 
-    logging.getLogger("werkzeug").setLevel(
-        logging.ERROR
-    )  # as it is in use: a line a request would make it slower
+    # As in production: one log line per request would slow it down.
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
     app.run(port=port)
 
 
-def start(way: str) -> tuple[subprocess.Popen, int, float]:
-    """The service `way`, ready: its process, port, and the seconds it took until it answered."""
+def start(service: str) -> tuple[subprocess.Popen, int, float]:
+    """Start ``"ours"`` or ``"baseline"``: its process, port, and seconds to its first response."""
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = (
         ["-m", "catsdogs", "serve", "--port", str(port)]
-        if way == "ours"
-        else ["-m", "tools.bench_serve", "--peer", str(port)]
+        if service == "ours"
+        else ["-m", "tools.bench_serve", "--baseline", str(port)]
     )
     started = time.perf_counter()
     process = subprocess.Popen(
@@ -90,7 +90,7 @@ def start(way: str) -> tuple[subprocess.Popen, int, float]:
             return process, port, time.perf_counter() - started
         except OSError:
             if process.poll() is not None:
-                sys.exit(f"the service {way!r} ended with status {process.returncode}")
+                sys.exit(f"the service {service!r} exited with status {process.returncode}")
             time.sleep(0.01)
 
 
@@ -100,7 +100,7 @@ def stop(process: subprocess.Popen) -> None:
 
 
 def memory(process: subprocess.Popen) -> int:
-    """What `process` has in memory, in bytes; 0 outside Linux."""
+    """The resident memory of `process`, in bytes; 0 outside Linux."""
     try:
         lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
     except OSError:
@@ -108,17 +108,17 @@ def memory(process: subprocess.Popen) -> int:
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
 
 
-# --- the load --------------------------------------------------------------------------------------------------------
+# --- the load ---------------------------------------------------------------------------------
 
 
 def load(port: int, photos: Path, clients: int, seconds: float, requests: int | None) -> dict:
-    """Ask from a process of its own: photos a second, and the seconds that 50% and 99% of the answers took at most."""
+    """Throughput and latency under load, generated in a process of its own; see `generate`."""
     run = subprocess.run(
         [
             sys.executable,
             "-m",
             "tools.bench_serve",
-            "--ask",
+            "--generate",
             json.dumps([port, str(photos), clients, seconds, requests]),
         ],
         capture_output=True,
@@ -126,22 +126,26 @@ def load(port: int, photos: Path, clients: int, seconds: float, requests: int | 
         cwd=PROJECT,
     )
     if run.returncode:
-        sys.exit(f"asking failed:\n{run.stderr[-2000:]}")
+        sys.exit(f"generating load failed:\n{run.stderr[-2000:]}")
     return json.loads(run.stdout)
 
 
-def ask(port: int, photos: str, clients: int, seconds: float, requests: int | None) -> dict:
-    """`clients` connections that ask until `seconds` have gone by, or for `requests` answers in all."""
-    asked = []
+def generate(port: int, photos: str, clients: int, seconds: float, requests: int | None) -> dict:
+    """Load from `clients` connections, for `seconds` or, if given, for `requests` in total.
+
+    Returns ``photos_per_second`` and the latency's median and 99th percentile in seconds, ``p50``
+    and ``p99``.
+    """
+    messages = []
     for path in sorted(Path(photos).glob("*/*.jpg"))[:200]:
         if content := path.read_bytes():
             body = (
-                b'--part\r\nContent-Disposition: form-data; name="photos"; filename="photo.jpg"\r\nContent-Type: image/jpeg\r\n\r\n'
-                + content
-                + b"\r\n--part--\r\n"
+                b'--part\r\nContent-Disposition: form-data; name="photos"; filename="photo.jpg"\r\n'
+                b"Content-Type: image/jpeg\r\n\r\n" + content + b"\r\n--part--\r\n"
             )
-            asked.append(
-                b"POST /predict HTTP/1.1\r\nHost: localhost\r\nContent-Type: multipart/form-data; boundary=part\r\n"
+            messages.append(
+                b"POST /predict HTTP/1.1\r\nHost: localhost\r\n"
+                b"Content-Type: multipart/form-data; boundary=part\r\n"
                 b"Content-Length: %d\r\n\r\n" % len(body) + body
             )
     times, warm_up = [], 0 if requests else seconds / 3
@@ -155,7 +159,7 @@ def ask(port: int, photos: str, clients: int, seconds: float, requests: int | No
             begun = time.perf_counter()
             if writer is None:
                 reader, writer = await asyncio.open_connection("127.0.0.1", port)
-            writer.write(asked[(number * 31 + len(times)) % len(asked)])
+            writer.write(messages[(number * 31 + len(times)) % len(messages)])
             head = await reader.readuntil(b"\r\n\r\n")
             lines = head.lower().split(b"\r\n")
             length = next(
@@ -163,7 +167,7 @@ def ask(port: int, photos: str, clients: int, seconds: float, requests: int | No
             )
             await reader.readexactly(length)
             if not lines[0].split()[1] == b"200":
-                raise SystemExit(f"answered {lines[0].decode()}")
+                raise SystemExit(f"the service responded with {lines[0].decode()}")
             if b"connection: close" in lines or lines[0].startswith(b"http/1.0"):
                 writer.close()
                 writer = None
@@ -182,24 +186,29 @@ def ask(port: int, photos: str, clients: int, seconds: float, requests: int | No
     }
 
 
-# --- the run ---------------------------------------------------------------------------------------------------------
+# --- the run ----------------------------------------------------------------------------------
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--publish", action="store_true", help="keep the result in benchmarks/")
     parser.add_argument(
-        "--requests", type=int, default=100_000, help="how many in a row, to watch memory"
+        "--publish", action="store_true", help="write to benchmarks/ instead of build/"
     )
-    parser.add_argument("--peer", type=int, help=argparse.SUPPRESS)
-    parser.add_argument("--ask", help=argparse.SUPPRESS)
+    parser.add_argument(
+        "--requests",
+        type=int,
+        default=100_000,
+        help="requests in a row to measure memory (default: 100000)",
+    )
+    parser.add_argument("--baseline", type=int, help=argparse.SUPPRESS)
+    parser.add_argument("--generate", help=argparse.SUPPRESS)
     arguments = parser.parse_args()
-    if arguments.peer:
-        return peer(arguments.peer)
-    if arguments.ask:
-        return print(json.dumps(ask(*json.loads(arguments.ask))))
+    if arguments.baseline:
+        return baseline(arguments.baseline)
+    if arguments.generate:
+        return print(json.dumps(generate(*json.loads(arguments.generate))))
 
     from catsdogs import backend
     from catsdogs.training import records
@@ -211,14 +220,15 @@ def main() -> None:
         photos = get_photos(originals, Path(scratch, "photos")) / "PetImages"
         rounds, ready, grown = {}, {"ours": [], "baseline": []}, []
         for round_number in range(ROUNDS):
-            for way in ("ours", "baseline"):
-                process, port, seconds = start(way)
-                ready[way].append(seconds)
+            for service in ("ours", "baseline"):
+                process, port, seconds = start(service)
+                ready[service].append(seconds)
                 for clients in CLIENTS:
                     found = load(port, photos, clients, SECONDS, None)
-                    rounds.setdefault((way, clients), []).append(found)
+                    rounds.setdefault((service, clients), []).append(found)
                     print(
-                        f"  round {round_number + 1}, {way}, {clients} clients: {found['photos_per_second']:.0f} photos/s, "
+                        f"  round {round_number + 1}, {service}, {clients} clients: "
+                        f"{found['photos_per_second']:.0f} photos/s, "
                         f"p99 {found['p99'] * 1e3:.0f} ms",
                         flush=True,
                     )
@@ -234,11 +244,11 @@ def main() -> None:
         {
             "clients": clients,
             **{
-                way: {
-                    key: statistics.median(found[key] for found in rounds[way, clients])
+                service: {
+                    key: statistics.median(found[key] for found in rounds[service, clients])
                     for key in ("photos_per_second", "p50", "p99")
                 }
-                for way in ("ours", "baseline")
+                for service in ("ours", "baseline")
             },
         }
         for clients in CLIENTS
@@ -247,7 +257,7 @@ def main() -> None:
         "machine": f"{backend.device()} ({records.processor()})",
         "photos": "originals" if originals else "synthetic",
         "loads": loads,
-        "ready": {way: statistics.median(found) for way, found in ready.items()},
+        "ready": {service: statistics.median(found) for service, found in ready.items()},
         "requests": arguments.requests,
         "memory": grown,
     }

@@ -1,9 +1,10 @@
-"""Run the notebooks on real photos and bring notebooks/, models/ and the documents up to date: ``make publish``.
+"""Publish: run the notebooks on the real photos, update them, the models and the documents.
 
     python -m tools.publish [NN ...]
 
-``NN``, such as ``01 03``, chooses among the notebooks; none means all. They are written back without photos, which the
-licence forbids to pass on, and without traces of this machine.
+``NN``, such as ``01 03``, chooses notebooks; none means all. They are written back without photos,
+whose licence forbids redistribution, and without traces of this machine. ``make publish`` is the
+same for all of them.
 """
 
 import sys
@@ -17,14 +18,14 @@ from catsdogs.serving import export
 from catsdogs.training import records
 from tools import report
 
-#: What stands in a shared notebook where a photo would: the licence of the photos forbids passing them on.
+#: What replaces photos in a published notebook.
 NO_PHOTOS = "Photos are not kept in this file: run this cell to see them.\n"
-#: What stands there where controls would.
+#: What replaces interactive controls there.
 CONTROLS = "Controls appear here when this cell is run.\n"
 
 
 def main(numbers: list[str]) -> int:
-    """Run notebooks and write them back, with the model's other formats and all numbers; returns the exit status."""
+    """Run notebooks and publish them with the model's formats and all numbers; the exit status."""
     if dataset.is_synthetic() or not paths.photos().exists():
         print("Publishing needs the real photos: ./download_data.sh first.", file=sys.stderr)
         return 1
@@ -35,7 +36,7 @@ def main(numbers: list[str]) -> int:
         for notebook in chosen:
             strip(build / notebook.name, notebook)
         if any(notebook.name[:2] in ("02", "03") for notebook in chosen):
-            # The other formats carry the model and its calibration.
+            # The other formats contain the model and its calibration.
             records.add_facts(
                 report.MODEL,
                 exports=export.export_and_compare(
@@ -47,7 +48,7 @@ def main(numbers: list[str]) -> int:
 
 
 def strip(executed: Path, notebook: Path) -> None:
-    """Write the executed notebook over the project's own, without photos and without traces of this machine."""
+    """Replace `notebook` by its copy `executed`, without photos or traces of this machine."""
     content = nbformat.read(executed, as_version=4)
     content.metadata = {key: content.metadata[key] for key in ("kernelspec", "language_info")}
     content.metadata["language_info"] = {"name": "python"}
@@ -56,11 +57,11 @@ def strip(executed: Path, notebook: Path) -> None:
         if cell.cell_type != "code":
             continue
         if "photos" in cell.metadata.get("tags", []):
-            cell.outputs = [_said(NO_PHOTOS)]
-        # Progress bars and libraries' warnings are this run's, not the reader's. A widget lives only as long
-        # as the program behind it.
+            cell.outputs = [_text(NO_PHOTOS)]
+        # Progress bars and libraries' warnings are of no use to a reader, and a widget needs its
+        # kernel.
         cell.outputs = [
-            _said(CONTROLS) if _is_widget(out) else out
+            _text(CONTROLS) if _is_widget(out) else out
             for out in cell.outputs
             if not (out.output_type == "stream" and out.name == "stderr") and not _is_progress(out)
         ]
@@ -68,7 +69,7 @@ def strip(executed: Path, notebook: Path) -> None:
     nbformat.write(content, notebook)
 
 
-def _said(text):
+def _text(text):
     return nbformat.v4.new_output("stream", name="stdout", text=text)
 
 

@@ -1,30 +1,34 @@
-"""How sure an answer is: a model's probabilities, corrected so that they hold, and what is too unsure to answer."""
+"""Calibrated confidence by temperature scaling, and the threshold below which it is "unsure"."""
 
 from dataclasses import dataclass
 
 import numpy as np
 
-#: An answer that is right less often than this, as far as the calibration knows, is "unsure".
+#: A prediction whose calibrated confidence is below this is labelled "unsure".
 UNSURE_BELOW = 0.8
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Turns a model's probability of "dog" into a confidence and a label.
+    """Turns a model's predicted probability of "dog" into a calibrated confidence and a label.
 
-    ``temperature``: what the logit is divided by; above 1 where the model is surer than it should be. It changes how sure an
-    answer is, never which of the two it is. ``unsure_below``: the confidence below which the label is ``"unsure"``.
+    ``temperature``: the divisor of the logit, above 1 if the model is over-confident and below 1 if
+    it is under-confident. It changes the confidence, never which class is predicted.
+    ``unsure_below``: the confidence below which the label is ``"unsure"``.
     """
 
     temperature: float = 1.0
     unsure_below: float = UNSURE_BELOW
 
     def confidence(self, probability: float) -> float:
-        """How often such an answer is right, 0.5 to 1, for the `probability` of "dog" that the model gave."""
+        """The calibrated probability of the predicted class, 0.5 to 1.
+
+        `probability` is the model's, of "dog", 0 to 1.
+        """
         return float(max(calibrated := calibrate(probability, self.temperature), 1 - calibrated))
 
     def label(self, probability: float) -> str:
-        """``"cat"``, ``"dog"`` or ``"unsure"``."""
+        """The label, ``"cat"``, ``"dog"`` or ``"unsure"``, for a `probability` of "dog"."""
         if self.confidence(probability) < self.unsure_below:
             return "unsure"
         return "dog" if probability >= 0.5 else "cat"
@@ -32,15 +36,18 @@ class Calibration:
 
 def calibrate(probabilities, temperature: float):
     """`probabilities`, 0 to 1, with their logits divided by `temperature`; same shape."""
-    kept = np.clip(np.asarray(probabilities, float), 1e-7, 1 - 1e-7)
-    return 1 / (1 + np.exp(-np.log(kept / (1 - kept)) / temperature))
+    # Clipped, as the logits of 0 and 1 are infinite.
+    clipped = np.clip(np.asarray(probabilities, float), 1e-7, 1 - 1e-7)
+    return 1 / (1 + np.exp(-np.log(clipped / (1 - clipped)) / temperature))
 
 
 def fit_temperature(labels, probabilities) -> Calibration:
-    """The calibration under which `probabilities` of "dog", shape (photos,), fit `labels`, 0 or 1, best: by log loss.
+    """The calibration with the temperature that minimizes log loss.
 
-    Temperature scaling, of Guo et al. (2017), "On Calibration of Modern Neural Networks". To be fitted on validation photos:
-    on photos that a model was trained on it is always too sure.
+    `labels`, 0 or 1, and `probabilities` of "dog" have shape (photos,). They should be of the
+    validation set: on its training set a model tends to be over-confident.
+
+    Source: Guo et al. (2017), "On Calibration of Modern Neural Networks", section 4.2.
 
     Raises `ValueError` for labels of one class only.
     """
@@ -50,6 +57,7 @@ def fit_temperature(labels, probabilities) -> Calibration:
     labels = np.asarray(labels).astype(int)
     if set(labels) != {0, 1}:
         raise ValueError(f"labels are {sorted(set(labels))}: expected both 0 (cat) and 1 (dog)")
+    # Over the logarithm, so that halving the temperature is as far as doubling it.
     found = minimize_scalar(
         lambda scale: log_loss(labels, calibrate(probabilities, np.exp(scale))),
         bounds=(-3, 3),
@@ -59,9 +67,12 @@ def fit_temperature(labels, probabilities) -> Calibration:
 
 
 def selective_accuracy(labels, probabilities, calibration: Calibration) -> dict:
-    """What "unsure" does to accuracy: ``unsure``, the share of photos; ``accuracy_confident`` and ``accuracy_unsure``.
+    """Accuracy apart for confident and for unsure predictions (selective classification).
 
-    The latter are shares of the photos answered and not answered that the more likely label is right for; None for no photos.
+    `labels`, 0 or 1, and `probabilities` of "dog" have shape (photos,). Returns ``unsure``, the
+    fraction of unsure predictions, and ``accuracy_confident`` and ``accuracy_unsure``, the accuracy
+    of the more probable class among the confident and among the unsure ones; None where there are
+    none.
     """
     probabilities = np.asarray(probabilities, float).reshape(-1)
     right = (probabilities >= 0.5) == np.asarray(labels).astype(bool)

@@ -1,8 +1,8 @@
-"""Run records side by side, and beside them what others published: the tables of notebooks 05 and 06 and of the documents."""
+"""Tables that compare run records with each other and with published numbers."""
 
 from catsdogs.text import duration
 
-#: The networks of notebook 05 by the key of their run records, which are named ``compare_KEY``, and in words.
+#: The networks of notebook 05 by key; their run records are named ``compare_KEY``.
 NETWORKS = {
     "baseline": "baseline, 32-32-128, at 64 pixels",
     "two_conv": "two convolutions (notebook 02)",
@@ -13,29 +13,34 @@ NETWORKS = {
     "large": "ResNet-style, nine residual blocks, wider",
 }
 
-#: What others published for networks trained from scratch on this archive: lowest and highest accuracy, and on what.
+#: Published accuracies of networks trained from scratch on this archive: lowest, highest, and the
+#: photos they were measured on. Each has a split of its own, so they compare only roughly.
 PUBLISHED_NETWORKS = {
     "keras.io, a small Xception at 180 pixels": (
         0.94,
         0.96,
         "validation photos, best epoch; it has no test set",
     ),
-    "Chollet's book, from 2,000 photos": (0.786, 0.786, "test photos of its own"),
-    "Chollet's book, from 2,000 photos, augmented": (0.839, 0.839, "test photos of its own"),
+    "Chollet's book, from 2,000 photos": (0.786, 0.786, "test photos of its own split"),
+    "Chollet's book, from 2,000 photos, augmented": (
+        0.839,
+        0.839,
+        "test photos of its own split",
+    ),
     "a course project on Kaggle's photos": (
         0.9764,
         0.9764,
-        "2,500 of the labelled photos, 22,500 to 25,000: its own split",
+        "2,500 of the labelled photos (22,500 to 25,000), a split of its own",
     ),
     "attila-balogh/cat_or_dog_classification": (
         0.9827,
         0.9827,
-        "3,000 test photos of its own split, which has no seed; one run; "
-        "its last epoch has 97.53% on 4,000 validation photos",
+        "3,000 test photos, from 17,998 training photos; one run, its split is not seeded, "
+        "and its last epoch has 97.53% on 4,000 validation photos",
     ),
 }
 
-#: What others published for pretrained networks on this archive, mostly on test photos of their own.
+#: Published results of pretrained networks on this archive, mostly on test photos of their own.
 PUBLISHED_PRETRAINED = (
     {"model": "the winner of Kaggle's 2013 competition", "accuracy": "98.9%", "log loss": "–"},
     {"model": "Chollet's book, from 2,000 photos", "accuracy": "98.6%", "log loss": "–"},
@@ -44,12 +49,18 @@ PUBLISHED_PRETRAINED = (
 
 
 def network_label(key: str) -> str:
-    """A network of notebook 05 in words: a key of `NETWORKS`, or ``seed_1`` for the two-conv network with a different seed."""
+    """The name of a network of notebook 05: `key` is one of `NETWORKS`, or ``seed_N``.
+
+    The latter is the network of notebook 02, trained with the random seed N.
+    """
     return NETWORKS.get(key) or f"two convolutions, seed {key.removeprefix('seed_')}"
 
 
 def network_rows(records: dict[str, dict]) -> list[dict[str, str]]:
-    """Rows of a table: those of `records`, run records of notebook 05 by key (see `network_label`), and what others published."""
+    """Table rows of notebook 05's networks, then of `PUBLISHED_NETWORKS`; columns by name.
+
+    `records` are run records by the keys that `network_label` takes.
+    """
     rows = []
     for key, record in records.items():
         measures = record["metrics"]
@@ -89,7 +100,11 @@ def network_rows(records: dict[str, dict]) -> list[dict[str, str]]:
 
 
 def pretrained_rows(*records: dict, scratch: dict | None = None) -> list[dict[str, str]]:
-    """Rows of a table: those of run records of notebook 06, of `scratch`, notebook 02's, and what others published."""
+    """Table rows of pretrained models, then of `PUBLISHED_PRETRAINED`; columns by name.
+
+    `records` are run records of notebook 06; `scratch` is the one of the network trained from
+    scratch in notebook 02, left out if it has no test metrics.
+    """
     rows = [
         {"model": pretrained_label(record), **_test_measures(record), "source": "measured here"}
         for record in records
@@ -106,7 +121,7 @@ def pretrained_rows(*records: dict, scratch: dict | None = None) -> list[dict[st
 
 
 def pretrained_label(record: dict) -> str:
-    """The model of a run record of notebook 06, in words."""
+    """The name of the model of a run record of notebook 06."""
     p = record["hyperparameters"]
     backbones = " and ".join(
         f"{network} at {size} pixels" for network, size in p["NETWORKS"].items()
@@ -120,18 +135,20 @@ def pretrained_label(record: dict) -> str:
 
 
 def percent(measure: dict) -> str:
-    """The value of a measure, such as ``92.53%``."""
+    """The value of a metric, such as ``92.53%``."""
     return f"{measure['value']:.2%}"
 
 
 def interval(measure: dict) -> str:
-    """The 95% confidence interval of a measure, such as ``91.4% to 93.6%``."""
+    """The 95% confidence interval of a metric, such as ``91.4% to 93.6%``."""
     return f"{measure['low']:.1%} to {measure['high']:.1%}"
 
 
 def _test_measures(record):
     found = record["metrics"]["test"]
-    return {
-        name: f"{found[key]['value']:{form}} ({found[key]['low']:{form}} to {found[key]['high']:{form}})"
-        for name, key, form in (("accuracy", "accuracy", ".2%"), ("log loss", "log_loss", ".4f"))
-    }
+
+    def text(key, form):
+        measure = found[key]
+        return f"{measure['value']:{form}} ({measure['low']:{form}} to {measure['high']:{form}})"
+
+    return {"accuracy": text("accuracy", ".2%"), "log loss": text("log_loss", ".4f")}

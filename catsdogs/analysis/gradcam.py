@@ -1,4 +1,4 @@
-"""Grad-CAM: which parts of a photo spoke for the answer."""
+"""Grad-CAM: the regions of a photo that contributed most to the prediction."""
 
 import numpy as np
 
@@ -9,16 +9,16 @@ ops = keras.ops
 
 
 def gradcam(model: keras.Model, images: np.ndarray) -> np.ndarray:
-    """Where `model` looked: for each of `images`, a map of shape (height, width), 0 to 1.
+    """Grad-CAM heatmaps of `images`, one of shape (height, width) per image, 0 to 1.
 
-    `images` are (photos, height, width, 3), 0 to 255, as the model takes them; `model` is a
-    `keras.Sequential` that ends in one sigmoid unit. The maps are those of the last convolution: each of
-    its channels is weighted with the mean gradient of the answer's logit, for "dog" where the model says
-    dog and for "cat" where it says cat; what speaks for the answer is kept, and scaled so that the
-    strongest part of a photo is 1.
+    `images` has shape (images, height, width, 3), 0 to 255, as the model takes them; `model` is a
+    `keras.Sequential` that ends in one sigmoid unit. A heatmap marks the regions that contributed
+    most to the prediction: the channels of the last convolution, each weighted by the mean gradient
+    of the predicted class's logit with respect to it. Negative contributions are dropped, and each
+    heatmap is scaled to a maximum of 1, so brightness compares regions of one image, not images.
 
-    Formula: Selvaraju et al. (2017), "Grad-CAM", equations 1 and 2; the gradient is that after a pooling that follows
-    the convolution, the channels are those before it.
+    Formula: Selvaraju et al. (2017), "Grad-CAM", equations 1 and 2. Where a pooling layer follows
+    the convolution, the gradient is with respect to its output, and the channels are its input.
 
     Raises `ValueError` for a model without a convolution.
     """
@@ -31,8 +31,10 @@ def gradcam(model: keras.Model, images: np.ndarray) -> np.ndarray:
         )
     ]
     if not convolutions:
-        raise ValueError(f"model {model.name!r} has no convolution, which Grad-CAM needs")
-    # The gradient is taken after the normalization, activation and pooling that belong to the last convolution.
+        raise ValueError(
+            f"model {model.name!r} has no convolution: Grad-CAM needs a convolutional network"
+        )
+    # The gradient is taken after the last convolution's normalization, activation and pooling.
     belonging = (
         keras.layers.BatchNormalization,
         keras.layers.Activation,
@@ -44,7 +46,7 @@ def gradcam(model: keras.Model, images: np.ndarray) -> np.ndarray:
         cut += 1
     to_features = keras.Model(model.inputs, layers[cut - 1].output)
     to_last = keras.Sequential([keras.Input(layers[cut - 1].output.shape[1:]), *layers[cut:-1]])
-    # The map itself is drawn without the pooling, which would leave it a few pixels large.
+    # The heatmap is computed before the pooling, which would leave it a few pixels large.
     finer = layers[convolutions[-1]].output
     for layer in layers[convolutions[-1] + 1 : cut]:
         if not isinstance(layer, keras.layers.MaxPooling2D):
@@ -52,7 +54,7 @@ def gradcam(model: keras.Model, images: np.ndarray) -> np.ndarray:
     to_finer = keras.Model(model.inputs, finer)
 
     def logit(features):
-        # The logit, not the probability: its gradient does not vanish where the model is sure.
+        # The logit, not the probability: its gradient does not vanish where the model is confident.
         value = ops.matmul(to_last(features, training=False), layers[-1].kernel) + layers[-1].bias
         return value * ops.stop_gradient(ops.sign(value))
 

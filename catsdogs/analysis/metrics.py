@@ -1,48 +1,59 @@
-"""How good predictions are: the usual measures, each with an interval that says how sure it is."""
+"""Evaluation metrics of a binary classifier, with 95% confidence intervals."""
 
 import numpy as np
 from scipy.stats import binomtest
 from sklearn import metrics
 
-#: Bins of `calibration_error`, as in Guo et al. (2017), "On Calibration of Modern Neural Networks".
+#: Bins of `calibration_error`, as many as in Guo et al. (2017), "On Calibration of Modern Neural
+#: Networks".
 CALIBRATION_BINS = 15
-#: How far from 0 and 1 `best_clip` may keep probabilities.
+#: The values of ε that `best_clip` tries.
 CLIPS = (1e-7, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7e-3, 1e-2, 2e-2)
 
 
 def evaluate(labels, probabilities, *, threshold: float = 0.5, resamples: int = 1000) -> dict:
-    """Measures of `probabilities` of "dog", shape (photos,) or (photos, 1), against `labels`, shape (photos,).
+    """Metrics of predicted `probabilities` of "dog" against the true `labels`.
 
-    "dog" is the positive class; a photo is called a dog where its probability is above `threshold`,
-    as Keras's own accuracy has it. Every measure is a dictionary of ``value``, ``low`` and ``high``,
-    the ends of a 95% interval:
+    `labels` has shape (photos,), 0 for cat and 1 for dog, the positive class; `probabilities` has
+    shape (photos,) or (photos, 1). A photo is classified as a dog if its probability is above
+    `threshold`, as in `keras.metrics.BinaryAccuracy`.
 
-    - ``accuracy``, ``precision``, ``recall``: Wilson's score interval
-    - ``f1``, ``roc_auc``, ``average_precision``, ``log_loss``, ``brier`` (mean squared error),
-      ``calibration_error``: the middle 95% of `resamples` bootstrap samples, seeded
+    Every metric is a dictionary of ``value``, ``low`` and ``high``, the ends of a 95% confidence
+    interval. The intervals cover the choice of the photos, not the random seed of the training:
 
-    Besides: ``photos``, ``threshold`` and ``confusion``, [[cats called cat, cats called dog],
-    [dogs called cat, dogs called dog]]. A precision that has no photos called "dog" is None.
+    - ``accuracy``, ``precision``, ``recall``: Wilson's score interval (Wilson, 1927, "Probable
+      Inference, the Law of Succession, and Statistical Inference")
+    - ``f1``, ``roc_auc``, ``average_precision``, ``log_loss`` and ``brier`` (the mean squared
+      error): the percentile bootstrap (Efron and Tibshirani, 1993, *An Introduction to the
+      Bootstrap*, chapter 13) with `resamples` samples, seeded and stratified by class
 
-    Raises `ValueError` for other shapes, or labels of one class only.
+    ``calibration_error`` has a ``value`` only: it is biased upwards, and more so in each bootstrap
+    sample, where photos are repeated. The percentile interval may therefore lie wholly above the
+    value. For a scale to read it on, see `calibration_error_by_chance`.
+
+    The result also has ``photos``, ``threshold`` and ``confusion``, the confusion matrix with true
+    labels as rows and predicted labels as columns. The ``value`` of ``precision`` is None if no
+    photo is classified as a dog.
+
+    Raises `ValueError` for arrays of different lengths, or labels of one class only.
     """
     labels = np.asarray(labels).astype(int)
     probabilities = np.asarray(probabilities, float).reshape(-1)
     if labels.ndim != 1 or labels.shape != probabilities.shape:
         raise ValueError(
-            f"labels of shape {labels.shape} and {probabilities.size} probabilities: expected one each a photo"
+            f"labels of shape {labels.shape} and {probabilities.size} probabilities: "
+            "expected one label and one probability per photo"
         )
     if set(labels) != {0, 1}:
         raise ValueError(f"labels are {sorted(set(labels))}: expected both 0 (cat) and 1 (dog)")
-    called = probabilities > threshold
-    confusion = metrics.confusion_matrix(labels, called, labels=[0, 1])
-    (_, false_dogs), (_, true_dogs) = confusion
+    confusion = metrics.confusion_matrix(labels, probabilities > threshold, labels=[0, 1])
+    (_, false_positives), (_, true_positives) = confusion
     result = {
         "photos": len(labels),
         "threshold": threshold,
-        "accuracy": _share(confusion.trace(), len(labels)),
-        "precision": _share(true_dogs, true_dogs + false_dogs),
-        "recall": _share(true_dogs, labels.sum()),
+        "accuracy": _proportion(confusion.trace(), len(labels)),
+        "precision": _proportion(true_positives, true_positives + false_positives),
+        "recall": _proportion(true_positives, labels.sum()),
     }
     measures = {
         "f1": lambda y, p: metrics.f1_score(y, p > threshold, zero_division=0.0),
@@ -50,10 +61,9 @@ def evaluate(labels, probabilities, *, threshold: float = 0.5, resamples: int = 
         "average_precision": metrics.average_precision_score,
         "log_loss": lambda y, p: metrics.log_loss(y, p, labels=[0, 1]),
         "brier": lambda y, p: np.mean((p - y) ** 2),
-        "calibration_error": calibration_error,
     }
     rng = np.random.default_rng(0)
-    # Cats and dogs are resampled apart, so that every sample has both.
+    # Stratified, so that every sample has both classes.
     cats, dogs = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
     samples = [
         np.concatenate([rng.choice(cats, len(cats)), rng.choice(dogs, len(dogs))])
@@ -68,15 +78,18 @@ def evaluate(labels, probabilities, *, threshold: float = 0.5, resamples: int = 
             "low": float(low),
             "high": float(high),
         }
+    result["calibration_error"] = {"value": calibration_error(labels, probabilities)}
     result["confusion"] = confusion.tolist()
     return result
 
 
 def calibration_error(labels, probabilities) -> float:
-    """The expected calibration error: how far, on average, the confidence of "dog" is from the share of dogs.
+    """The expected calibration error (ECE) of `probabilities` of "dog", both of shape (photos,).
 
-    Over `CALIBRATION_BINS` bins of equal width, the difference between the mean probability and the
-    share of dogs, weighted by photos.
+    The probabilities are sorted into `CALIBRATION_BINS` bins of equal width; the error is the
+    difference between a bin's mean probability and its fraction of dogs, weighted by the bin's
+    number of photos (Guo et al., 2017, equation 3, of the positive class's probability in place of
+    the predicted class's).
     """
     labels, probabilities = np.asarray(labels, float), np.asarray(probabilities, float)
     bins = np.minimum((probabilities * CALIBRATION_BINS).astype(int), CALIBRATION_BINS - 1)
@@ -84,10 +97,32 @@ def calibration_error(labels, probabilities) -> float:
     return float(np.abs(gaps).sum() / len(labels))
 
 
-def best_clip(labels, probabilities) -> float:
-    """How far from 0 and 1 to keep `probabilities` for the lowest log loss against `labels`; one of `CLIPS`.
+def calibration_error_by_chance(probabilities, *, resamples: int = 1000) -> dict[str, float]:
+    """The `calibration_error` that `probabilities`, shape (photos,), have if perfectly calibrated.
 
-    A mistake made with confidence costs log loss without limit, and some labels are wrong: so no answer should be certain.
+    It is not 0: among the few photos of a bin, the fraction of dogs differs from the probability by
+    chance. A dictionary of the mean, ``value``, and the middle 95%, ``low`` to ``high``, over
+    `resamples` sets of labels drawn with these probabilities. An error within that range is no
+    evidence of miscalibration.
+
+    Source: consistency resampling, of Bröcker and Smith (2007), "Increasing the Reliability of
+    Reliability Diagrams".
+    """
+    probabilities = np.asarray(probabilities, float).reshape(-1)
+    rng = np.random.default_rng(0)
+    errors = [
+        calibration_error(rng.random(len(probabilities)) < probabilities, probabilities)
+        for _ in range(resamples)
+    ]
+    low, high = np.percentile(errors, [2.5, 97.5])
+    return {"value": float(np.mean(errors)), "low": float(low), "high": float(high)}
+
+
+def best_clip(labels, probabilities) -> float:
+    """The ε of `CLIPS` for which `probabilities` clipped to [ε, 1 − ε] have the lowest log loss.
+
+    `labels` and `probabilities` of "dog" have shape (photos,). Log loss has no upper limit for a
+    confident error, and some labels are wrong: no prediction should be certain.
     """
     labels, probabilities = np.asarray(labels), np.asarray(probabilities, float).reshape(-1)
     return min(
@@ -98,7 +133,7 @@ def best_clip(labels, probabilities) -> float:
     )
 
 
-def _share(successes, trials):
+def _proportion(successes, trials):
     if trials == 0:
         return {"value": None, "low": 0.0, "high": 1.0}
     interval = binomtest(int(successes), int(trials)).proportion_ci(0.95, method="wilson")

@@ -1,4 +1,4 @@
-"""Photos as arrays: decoded and resized once per size, kept on disk, memory-mapped when they are opened."""
+"""The cache: photos decoded and resized once per size, kept on disk as arrays, memory-mapped."""
 
 import hashlib
 import json
@@ -13,18 +13,29 @@ from catsdogs import files, paths
 from catsdogs.data.decode import RESIZING, decode_all
 
 
-def load_pixels(photos: Sequence[str], contents: Sequence[str], size: int, *, folder: Path | None = None,
-                progress: bool = True) -> np.ndarray:
-    """The pixels of `photos` as a read-only, memory-mapped uint8 array of shape (photos, size, size, 3).
+def load_pixels(
+    photos: Sequence[str],
+    contents: Sequence[str],
+    size: int,
+    *,
+    folder: Path | None = None,
+    progress: bool = True,
+) -> np.ndarray:
+    """The pixels of `photos` as a read-only, memory-mapped uint8 array (photos, size, size, 3).
 
-    `photos` are paths below `folder` (by default ``data/PetImages``) and `contents` the SHA-256 of each
-    file: together with `size` (pixels) and the way of resizing they are the cache's key. The first call
-    decodes on all cores, with a progress bar, into ``data/arrays``; later calls map that file, after
-    comparing its CRC-32. A cache of different photos, a different size or a different way of resizing
-    has a different name; one that is damaged, or was being written when the power failed, is made anew.
+    `photos` are paths below `folder` (by default ``data/PetImages``) and `contents` the SHA-256 of
+    each file: together with `size` (pixels) and the way of resizing they are the cache's key. The
+    first call decodes on all cores, with a progress bar, into ``data/arrays``; later calls map that
+    file. A cache of different photos, a different size or a different way of resizing has a
+    different name; one that is damaged, or was cut short by a power failure, is made anew.
 
-    Raises `ValueError` for a size that is no positive integer, and `catsdogs.data.decode.PhotoError` for a
-    photo that cannot be decoded.
+    The CRC-32 of the whole array is compared every time it is opened. That reads the file once, as
+    the first epoch would, and takes about half of the time to open a `Dataset`. It is not
+    skipped when size and modification time are as they were, since a failing disk, the damage it
+    is there to find, changes neither; and a training run is long compared to it.
+
+    Raises `ValueError` for a size that is no positive integer, and
+    `catsdogs.data.decode.PhotoError` for a photo that cannot be decoded.
     """
     if not isinstance(size, (int, np.integer)) or isinstance(size, bool) or not 1 <= size <= 2048:
         raise ValueError(f"image size {size!r}: expected a whole number of pixels from 1 to 2048")
@@ -36,17 +47,21 @@ def load_pixels(photos: Sequence[str], contents: Sequence[str], size: int, *, fo
         _write(path, folder, photos, shape, progress)
         pixels = _open(path, shape)
         if pixels is None:
-            raise OSError(f"{paths.shown(path)} was written and reads back differently: is the disk failing or full?")
+            raise OSError(
+                f"{paths.shown(path)} was written and reads back differently: "
+                "is the disk failing or full?"
+            )
     return pixels
 
 
 def _key(photos, contents, size):
-    lines = [RESIZING, str(size), *(f"{photo} {content}" for photo, content in zip(photos, contents, strict=True))]
+    described = (f"{photo} {content}" for photo, content in zip(photos, contents, strict=True))
+    lines = [RESIZING, str(size), *described]
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()[:16]
 
 
 def _open(path, shape):
-    """The array at `path`, or None unless it is there, of this shape, and every byte is as it was written."""
+    """The array at `path`, or None unless it exists with this shape and its noted CRC-32."""
     try:
         written = json.loads(path.with_suffix(".json").read_text())
         pixels = np.load(path, mmap_mode="r")
@@ -58,8 +73,8 @@ def _open(path, shape):
 
 
 def _checksum(path):
-    # CRC-32 reads gigabytes per second and finds what a failing disk or a cut-off write does. The file is read, not
-    # mapped: what is mapped counts as this process's memory.
+    # CRC-32 reads gigabytes per second and finds what a failing disk or a cut-off write does. The
+    # file is read, not mapped: what is mapped counts as this process's memory.
     crc, block = 0, bytearray(1 << 20)
     with open(path, "rb", buffering=0) as file:
         while count := file.readinto(block):
@@ -71,16 +86,23 @@ def _write(path, folder, photos, shape, progress):
     path.parent.mkdir(parents=True, exist_ok=True)
     size = shape[1]
     for stale in path.parent.glob(f"{size}px-*"):
-        # Different photos, or photos that have changed since: nothing will ever ask for these again.
+        # Of different photos, or of photos that have changed since: nothing will ask for it again.
         stale.unlink(missing_ok=True)
     with files.replacing(path, sync=True) as partial:
         pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-        decoded = decode_all((folder / photo for photo in photos), size)
-        for index, pixels_of_one in enumerate(tqdm(decoded, total=len(photos), unit=" photos", disable=not progress,
-                                                   desc=f"Decoding to {size}×{size}", mininterval=0.5)):
-            pixels[index] = pixels_of_one
+        decoded = tqdm(
+            decode_all((folder / photo for photo in photos), size),
+            total=len(photos),
+            unit=" photos",
+            disable=not progress,
+            desc=f"Decoding to {size}×{size}",
+            mininterval=0.5,
+        )
+        for index, image in enumerate(decoded):
+            pixels[index] = image
         pixels.flush()
         del pixels
         crc = _checksum(partial)
     # The checksum is written last: an array without one is never used.
-    files.write(path.with_suffix(".json"), json.dumps({"crc32": crc, "shape": shape, "resizing": RESIZING}))
+    note = {"crc32": crc, "shape": shape, "resizing": RESIZING}
+    files.write(path.with_suffix(".json"), json.dumps(note))

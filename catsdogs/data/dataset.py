@@ -17,9 +17,10 @@ from catsdogs.data import cache, check, splits
 class Photos:
     """Some photos as arrays.
 
-    ``images``: uint8, shape (photos, size, size, 3), RGB, 0 to 255; memory-mapped where that is possible, and then
-    read-only. ``labels``: uint8, shape (photos,), 0 for a cat and 1 for a dog. ``names``: paths below
-    ``data/PetImages``, such as ``Cat/17.jpg``.
+    - ``images``: uint8, shape (photos, size, size, 3), RGB, 0 to 255; memory-mapped where that is
+      possible, and then read-only
+    - ``labels``: uint8, shape (photos,), 0 for a cat and 1 for a dog
+    - ``names``: paths below ``data/PetImages``, such as ``Cat/17.jpg``
     """
 
     images: np.ndarray
@@ -33,27 +34,37 @@ class Photos:
 class Dataset:
     """The photos of a predefined split (see `catsdogs.data.splits`), `image_size` pixels per side.
 
-    Opening it checks and splits the photos, where that has not been done before. The arrays are decoded, or mapped where
-    they are there already, when the first set is asked for. ``train`` and ``val`` are the training and the validation set;
-    ``test`` is the held-out test set, to be read once, when everything has been decided.
+    Opening it checks and splits the photos, or reads what an earlier check found. The arrays are
+    decoded, or mapped if they are cached, when the first subset is asked for. ``train`` and ``val``
+    are the training and the validation set; ``test`` is the held-out test set, to be read once,
+    when everything has been decided.
 
-    The training photos named in `leave_out`, such as `catsdogs.analysis.audit.not_right`, are left out; those of the other
-    sets never are, so that accuracies can be compared.
+    The training photos named in `leave_out`, such as `catsdogs.analysis.audit.not_right`'s, are
+    left out. Those of the other subsets never are, so that accuracies can be compared.
 
-    ``rows`` is the table of the split: columns ``photo``, ``label``, ``number``, ``sha256``, ``subset``, ``group``.
-    ``table`` is that of all photos, `catsdogs.data.check.check_photos`', and ``pairs`` that of duplicates.
+    ``rows`` is the table of the split, `catsdogs.data.splits.split_photos`'; ``table`` is that of
+    all photos, `catsdogs.data.check.check_photos`'; ``pairs`` is that of duplicates,
+    `catsdogs.data.duplicates.find_duplicates`'.
 
-    Raises `FileNotFoundError` where there are no photos, and `ValueError` for an unknown split, or one that these photos
-    are too few for.
+    Raises `FileNotFoundError` if there are no photos, and `ValueError` for an unknown split, or
+    one that these photos are too few for.
     """
 
-    def __init__(self, split: str = "full", image_size: int = 64, *, leave_out: Collection[str] = (), progress: bool = True):
+    def __init__(
+        self,
+        split: str = "full",
+        image_size: int = 64,
+        *,
+        leave_out: Collection[str] = (),
+        progress: bool = True,
+    ):
         self.split, self.image_size, self.progress = split, image_size, progress
         self.table = check.check_photos(progress=progress)
         self.pairs = splits.known_duplicates(self.table)
-        rows = splits.split_photos(self.table, self.pairs, split)
-        check.write_table(rows, paths.tables() / f"{split}.csv")
-        self.rows = rows[~((rows.subset == "train") & rows.photo.isin(list(leave_out)))]
+        self._whole = splits.split_photos(self.table, self.pairs, split)
+        check.write_table(self._whole, paths.tables() / f"{split}.csv")
+        left_out = (self._whole.subset == "train") & self._whole.photo.isin(list(leave_out))
+        self.rows = self._whole[~left_out]
 
     @cached_property
     def train(self) -> Photos:
@@ -76,37 +87,50 @@ class Dataset:
         return splits.fingerprint(self.rows)
 
     def describe(self) -> dict:
-        """What a run record says of the photos: source, split, photos per subset, fingerprint."""
-        return {"source": "synthetic" if is_synthetic() else "asirra", "split": self.split,
-                "photos": {subset: int((self.rows.subset == subset).sum()) for subset in splits.SUBSETS},
-                "fingerprint": self.fingerprint}
+        """What a run record holds of the photos: source, split, photos per subset, fingerprint."""
+        return {
+            "source": "synthetic" if is_synthetic() else "asirra",
+            "split": self.split,
+            "photos": {name: int((self.rows.subset == name).sum()) for name in splits.SUBSETS},
+            "fingerprint": self.fingerprint,
+        }
 
     def __repr__(self):
-        counts = ", ".join(f"{count:,} {subset}" for subset, count in self.describe()["photos"].items())
-        return f"Dataset({self.split!r}, {self.image_size}): {counts} photos"
+        counts = ((self.rows.subset == name).sum() for name in splits.SUBSETS)
+        subsets = ", ".join(f"{count:,} {name}" for count, name in zip(counts, splits.SUBSETS))
+        return f"Dataset({self.split!r}, {self.image_size}): {subsets} photos"
 
     def _photos(self, subset):
         position, pixels = self._pixels
         rows = self.rows[self.rows.subset == subset]
-        chosen = position[rows.photo].to_numpy()
-        chosen = slice(chosen[0], chosen[-1] + 1) if (np.diff(chosen) == 1).all() else chosen
+        chosen = position.get_indexer(rows.photo)
+        if (np.diff(chosen) == 1).all():  # a view of the mapped file, which takes no memory
+            chosen = slice(chosen[0], chosen[-1] + 1)
         return Photos(np.asarray(pixels)[chosen], rows.label.to_numpy(np.uint8), list(rows.photo))
 
     @cached_property
     def _pixels(self):
-        """The position of each photo in the cache, and the cache."""
-        # All good photos are in one cache, whatever their subset, so that all splits share it. They are in the order of
-        # `full`'s subsets: one of those is a slice of the mapped file then, and takes no memory of its own.
-        try:
-            order = splits.split_photos(self.table, self.pairs, "full").sort_values("subset", kind="stable")
-        except ValueError:  # too few photos for `full`, which this split can do with
-            order = self.rows
-        pixels = cache.load_pixels(list(order.photo), list(order.sha256), self.image_size, progress=self.progress)
-        return pd.Series(np.arange(len(order)), index=order.photo), pixels
+        """The photos in the order of the cache, as an index, and the cache."""
+        # All good photos are in one cache, whatever their subset, so that all splits share it. They
+        # are in the order of the subsets of `full`, each of which is one slice of it then.
+        rows = self._whole
+        if self.split != "full":
+            try:
+                rows = splits.split_photos(self.table, self.pairs, "full")
+            except ValueError:  # too few photos for `full`, but enough for this split
+                pass
+        rows = rows.sort_values("subset", kind="stable")
+        pixels = cache.load_pixels(
+            list(rows.photo), list(rows.sha256), self.image_size, progress=self.progress
+        )
+        return pd.Index(rows.photo), pixels
 
 
 def source() -> dict:
-    """What ``data/source.json`` says of the photos: ``source`` (``"synthetic"`` for the synthetic sample), ``photos``, …"""
+    """What ``data/source.json`` says of the photos: ``source``, ``photos`` (how many) and more.
+
+    ``source`` is ``"synthetic"`` for the synthetic sample, ``"unknown"`` without that file.
+    """
     try:
         return json.loads(paths.source_file().read_text())
     except (OSError, ValueError):
@@ -114,21 +138,25 @@ def source() -> dict:
 
 
 def is_synthetic() -> bool:
-    """Whether the photos at hand are the synthetic sample, so that numbers and figures can say so."""
-    return source()["source"] in ("synthetic", "drawn")  # "drawn" is what earlier versions wrote
+    """Whether the photos are the synthetic sample, so that numbers and figures can say so."""
+    return source().get("source") in ("synthetic", "drawn")  # earlier versions wrote "drawn"
 
 
 def examples(count: int = 12) -> tuple[list[Path], str]:
-    """Paths of `count` photos to try a model on, or fewer, cats and dogs in turn, and in words what they are.
+    """Paths of `count` photos to try a model on, cats and dogs in turn, and in words what they are.
 
-    Test photos, which no model was trained on; where there are no photos at all, synthetic ones made on the spot.
+    They are test photos, which no model was trained on, or fewer if there are not as many. Without
+    any photos, synthetic ones are made on the spot.
     """
     if paths.photos().exists():
         rows = splits.prepare("full", progress=False)
         tests = rows[rows.subset == "test"]
         half = -(-count // 2)
-        # Where there are fewer of one than asked for, as many of each as there are of that.
-        by_class = [group.sample(min(half, len(group)), random_state=0).photo for _, group in tests.groupby("label")]
+        # If one class has fewer than that, as many of each as it has.
+        by_class = [
+            group.sample(min(half, len(group)), random_state=0).photo
+            for _, group in tests.groupby("label")
+        ]
         chosen = [paths.photos() / photo for pair in zip(*by_class) for photo in pair]
         return chosen[:count], "synthetic test photos" if is_synthetic() else "test photos"
     from catsdogs.data import synthetic
@@ -139,4 +167,3 @@ def examples(count: int = 12) -> tuple[list[Path], str]:
         chosen.append(folder / f"{CLASS_NAMES[index % 2]}-{index // 2 + 1}.jpg")
         synthetic.draw(index % 2, rng).save(chosen[-1])
     return chosen, "synthetic photos made on the spot, as there are none in data/"
-

@@ -1,4 +1,4 @@
-"""Turn a photo into an array of pixels: the one function that does so, for training and for every interface."""
+"""Decode a photo into an array: the one function that does so, for training and every interface."""
 
 import importlib.util
 import io
@@ -14,15 +14,20 @@ from catsdogs.parallel import map_in_threads
 #: A photo of more pixels or more bytes than this is refused before it is decoded.
 MAX_PIXELS = 50_000_000
 MAX_BYTES = 20_000_000
-#: Nor is a JPEG of more scans decoded: each takes as long as all pixels do, and needs a dozen bytes. Usual are 1 to 12.
+#: So is a JPEG of more scans than this: each costs a dozen bytes of the file, and as much time as
+#: decoding all pixels does. Usual are 1 to 12.
 MAX_SCANS = 100
 
-#: Names the way photos are resized. It is part of every cache's key: change it when `decode` changes.
+#: Names the way photos are resized. It is part of every cache's key: change it when `decode`
+#: changes.
 RESIZING = "stretch-bilinear-2"
 
-# Pillow warns of odd metadata, of which this archive has much. (Set once: catching warnings is not safe in threads.)
+# Pillow warns of odd metadata, of which this archive has much. (The filter is set once, as catching
+# warnings is not safe in threads.) The second is about large images, for which we have a limit.
 warnings.filterwarnings("ignore", category=UserWarning, module=r"PIL\.")
-warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)  # there is a limit of our own
+warnings.filterwarnings(
+    "ignore", category=Image.DecompressionBombWarning
+)  # there is a limit of our own
 
 if importlib.util.find_spec("pillow_heif"):
     import pillow_heif
@@ -30,35 +35,51 @@ if importlib.util.find_spec("pillow_heif"):
     pillow_heif.register_heif_opener()
 
 Image.init()
-#: What is read, in Pillow's names. Others are refused: some that Pillow knows start another program, such as Ghostscript.
-FORMATS = [name for name in ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "HEIF") if name in Image.OPEN]
+#: The accepted formats, in Pillow's names. Others are refused: some that Pillow knows start another
+#: program, such as Ghostscript.
+FORMATS = [
+    name
+    for name in ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "HEIF")
+    if name in Image.OPEN
+]
 #: The same in words.
 ACCEPTED = f"JPEG, PNG, WebP, GIF, AVIF, BMP{', TIFF or HEIC' if 'HEIF' in FORMATS else ' or TIFF'}"
 
 
-#: How to turn a photo upright, by EXIF's number for how the camera was held; 1 is upright already.
-_TURNS = dict(enumerate((Image.Transpose.FLIP_LEFT_RIGHT, Image.Transpose.ROTATE_180, Image.Transpose.FLIP_TOP_BOTTOM,
-                         Image.Transpose.TRANSPOSE, Image.Transpose.ROTATE_270, Image.Transpose.TRANSVERSE,
-                         Image.Transpose.ROTATE_90), 2))
+#: How to turn a photo upright, by its EXIF orientation; 1 is upright already.
+_TURNS = dict(
+    enumerate(
+        (
+            Image.Transpose.FLIP_LEFT_RIGHT,
+            Image.Transpose.ROTATE_180,
+            Image.Transpose.FLIP_TOP_BOTTOM,
+            Image.Transpose.TRANSPOSE,
+            Image.Transpose.ROTATE_270,
+            Image.Transpose.TRANSVERSE,
+            Image.Transpose.ROTATE_90,
+        ),
+        2,
+    )
+)
 
 
 class PhotoError(ValueError):
-    """A file that is not a photo we can use. Its text says what was found, in a few words."""
+    """A file that cannot be used as a photo. Its text says what was found, in a few words."""
 
 
-class PhotoTooLarge(PhotoError):
+class PhotoTooLarge(PhotoError):  # noqa: N818
     """A photo of more than `MAX_BYTES` or `MAX_PIXELS`."""
 
 
 def read_image(source) -> Image.Image:
     """The first frame of a photo, decoded whole, upright, in RGB.
 
-    `source` is a path, bytes, or a file opened for reading bytes, in one of `FORMATS`. What EXIF says of the camera's
-    orientation is applied, transparency is laid on white, and 16-bit grey is scaled down to 8 bits. Colour profiles are
-    left out of account.
+    `source` is a path, bytes, or a file opened for reading bytes, in one of `FORMATS`. The EXIF
+    orientation is applied, transparency is composited onto white, and 16-bit gray is scaled down
+    to 8 bits. Color profiles are ignored.
 
-    Raises `PhotoTooLarge` for a photo over `MAX_BYTES` or `MAX_PIXELS`, before it is decoded, and `PhotoError` for a
-    file that is missing, empty, no photo, cut short or damaged.
+    Raises `PhotoTooLarge` for a photo over `MAX_BYTES` or `MAX_PIXELS`, before it is decoded, and
+    `PhotoError` for a file that is missing, empty, truncated, corrupt or not a photo.
     """
     content = _content(source)
     if not content:
@@ -66,7 +87,9 @@ def read_image(source) -> Image.Image:
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
-            raise PhotoTooLarge(f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million")
+            raise PhotoTooLarge(
+                f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million"
+            )
         if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MAX_SCANS:
             raise PhotoError(f"damaged: a JPEG of more than {MAX_SCANS} scans")
         image.load()
@@ -74,39 +97,49 @@ def read_image(source) -> Image.Image:
     except PhotoError:
         raise
     except UnidentifiedImageError:
-        if content[4:8] == b"ftyp" and content[8:12] in (b"heic", b"heix", b"hevc", b"mif1", b"msf1"):
+        if content[4:8] == b"ftyp" and content[8:12] in (
+            b"heic",
+            b"heix",
+            b"hevc",
+            b"mif1",
+            b"msf1",
+        ):
             raise PhotoError("a HEIC photo: pip install pillow-heif, and it can be read") from None
-        raise PhotoError(f"no photo: it starts with {repr(content[:12])[1:]}; expected {ACCEPTED}") from None
+        raise PhotoError(
+            f"no photo: it starts with {repr(content[:12])[1:]}; expected {ACCEPTED}"
+        ) from None
     except Image.DecompressionBombError:
         raise PhotoTooLarge(f"more than {MAX_PIXELS // 10**6} million pixels") from None
     except MemoryError:
         raise
     except Exception as error:
-        # Decoders of damaged files raise OSError, SyntaxError, ValueError, struct.error, IndexError
-        # and more: whatever it is, the file cannot be used, and the reader wants to know why.
+        # For corrupt files, decoders raise OSError, SyntaxError, ValueError, struct.error,
+        # IndexError and more: whatever it is, the file cannot be used, and people want to know why.
         raise PhotoError(f"damaged: {error}") from None
 
 
 def decode(source, size: int) -> np.ndarray:
     """A photo as a uint8 array of shape (size, size, 3), RGB, 0 to 255.
 
-    The photo is stretched to a square, as its makers' own networks and every published figure for these
-    photos have it, by a bilinear filter that averages over the source area.
+    The photo is stretched to a square, as for all published results on these photos, by a bilinear
+    filter with antialiasing, which averages over the source area.
 
-    JPEG files are decoded whole, though shrinking them by 2, 4 or 8 on the way would be up to twice as fast: no browser
-    can shrink so, and what that changes about a pixel, a sixth of a grey level on average, changed what the model said
-    of some photos by 0.3.
+    JPEG files are decoded at full size, though decoding them at a half, a quarter or an eighth of
+    it would be up to twice as fast. No browser can do that, and what it changes about a pixel, a
+    sixth of a gray level on average, changed the predicted probability of some photos by 0.3.
 
     Takes and raises what `read_image` does.
     """
     return resize(read_image(source), size)
 
 
-def decode_all(sources: Iterable, size: int, *, errors: str = "raise") -> Iterator[np.ndarray | PhotoError]:
+def decode_all(
+    sources: Iterable, size: int, *, errors: str = "raise"
+) -> Iterator[np.ndarray | PhotoError]:
     """`decode` each of `sources`, in their order, on all cores.
 
-    With ``errors="return"``, a photo that cannot be used yields its `PhotoError` in place of an array;
-    with ``"raise"`` the first of them is raised.
+    With ``errors="return"``, a photo that cannot be used yields its `PhotoError` in place of an
+    array; with ``"raise"`` the first of them is raised.
     """
     if errors not in ("raise", "return"):
         raise ValueError(f"errors={errors!r}: expected 'raise' or 'return'")
@@ -124,14 +157,21 @@ def decode_all(sources: Iterable, size: int, *, errors: str = "raise") -> Iterat
 
 
 def resize(image, size: int) -> np.ndarray:
-    """`image`, a Pillow one or uint8 (height, width, 3), as `decode` resizes it: uint8, (size, size, 3)."""
+    """Resize `image`, a Pillow image or a uint8 array (height, width, 3), as `decode` does.
+
+    Returns a uint8 array of shape (size, size, 3).
+    """
     image = image if isinstance(image, Image.Image) else Image.fromarray(image)
     return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
 
 
 def _content(source):
     if not isinstance(source, (str, os.PathLike)):
-        content = bytes(source if isinstance(source, (bytes, bytearray, memoryview)) else source.read(MAX_BYTES + 1))
+        content = bytes(
+            source
+            if isinstance(source, (bytes, bytearray, memoryview))
+            else source.read(MAX_BYTES + 1)
+        )
         if len(content) > MAX_BYTES:
             raise PhotoTooLarge(f"more than {MAX_BYTES // 10**6} MB")
         return content
@@ -144,7 +184,9 @@ def _content(source):
         raise PhotoError("no such file") from None
     except IsADirectoryError:
         may = os.access(source, os.R_OK | os.X_OK)
-        raise PhotoError("a folder, not a photo" if may else "a folder that may not be read") from None
+        raise PhotoError(
+            "a folder, not a photo" if may else "a folder that may not be read"
+        ) from None
     except OSError as error:
         raise PhotoError(f"cannot be read: {error.strerror}") from None
 
@@ -154,14 +196,16 @@ def _upright(image):
         turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # metadata may be damaged where pixels are not
         return image
-    # Not ImageOps.exif_transpose, which also writes the metadata anew, and fails at any odd tag.
+    # Not ImageOps.exif_transpose, which also rewrites the metadata, and fails at any odd tag.
     return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image):
     if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow reads 16-bit grey as integers up to 65535 and would clip, not scale, them.
-        return Image.fromarray((np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)).convert("RGB")
+        # Pillow reads 16-bit gray as integers up to 65535 and would clip, not scale, them.
+        return Image.fromarray(
+            (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
+        ).convert("RGB")
     if image.mode == "F":
         raise PhotoError("floating-point pixels, whose range is not known")
     if "A" in image.getbands() or "transparency" in image.info:

@@ -1,10 +1,14 @@
-"""Data augmentation: a layer that changes images at random while a model trains, and does nothing otherwise."""
+"""Data augmentation: a layer that changes images at random in training, and does nothing otherwise.
+
+@@WHY@@
+"""
 
 from catsdogs.backend import keras
 
 ops = keras.ops
 
-#: Strengths by name, each the arguments of `RandomAugmentation`; a run record has the numbers, never only the name.
+#: Strengths by name, each the arguments of `RandomAugmentation`. A run record has the numbers, never
+#: only the name.
 PRESETS = {
     "none": dict(flip=False),
     "light": dict(flip=True, shift=1 / 16),
@@ -12,8 +16,8 @@ PRESETS = {
     # For networks that are trained on crops, smaller than the photos they are applied to.
     "crop": dict(flip=True, zoom=(0.65, 1.0), lighting=0.1, color=0.1),
     "wide crop": dict(flip=True, zoom=(0.4, 1.0), lighting=0.2, color=0.2),
-    # That of the baseline recipe: zoom_range=0.2 and horizontal_flip=True. (Its shear_range=0.2 is 0.2 degrees, less than
-    # a pixel at 64 pixels.)
+    # That of the baseline recipe: zoom_range=0.2 and horizontal_flip=True. (Its shear_range=0.2 is
+    # 0.2 degrees, less than a pixel at 64 pixels.)
     "baseline": dict(flip=True, zoom=(0.8, 1.2)),
 }
 
@@ -21,9 +25,9 @@ PRESETS = {
 def augmentation(
     strengths: str | dict = "light", seed: int = 0, size: int | None = None
 ) -> "RandomAugmentation":
-    """A `RandomAugmentation` of the given `strengths`: a key of `PRESETS`, or its arguments as a dictionary.
+    """A `RandomAugmentation` with these `strengths`: a key of `PRESETS`, or its arguments as a dict.
 
-    With `size`, its output while training is `size` pixels per side, whatever the size of the photos.
+    With `size`, its output in training is `size` pixels per side, whatever the size of the images.
 
     Raises `ValueError` for an unknown name.
     """
@@ -38,24 +42,28 @@ def augmentation(
 
 @keras.saving.register_keras_serializable("catsdogs")
 class RandomAugmentation(keras.layers.Layer):
-    """Random horizontal flip, translation, resized crop and color jitter, drawn anew for each image of a batch.
+    """Random horizontal flip, translation, resized crop and color jitter, different for each image.
 
-    Images are (batch, height, width, channels), 0 to 255; the output has the same shape and range, unless ``size``
-    says otherwise.
+    Images are (batch, height, width, channels), 0 to 255; the output has the same shape and range,
+    unless ``size`` says otherwise.
 
     - ``flip``: flip half of the images left to right.
-    - ``shift``: random translation, up, down, left and right, by at most this share of the height and the width. It moves
-      by whole pixels, which keeps the image as sharp as it was; its edges are repeated.
-    - ``zoom``: random resized crop: height and width of the crop, drawn independently, as shares of the image's.
-      ``(0.8, 1.0)`` crops up to a fifth; a share above 1 zooms out, and the edges are repeated. Pixels are interpolated, so
-      the network learns from images less sharp than those it will be given.
-    - ``size``: height and width of the output, in pixels, while training; None leaves those of the image. A network that
-      takes images of any size then trains on few pixels and is applied to many.
+    - ``shift``: random translation, up or down and left or right, by at most this fraction of the
+      height and the width. It is by whole pixels, which keeps the image as sharp as it was; its
+      edges are repeated.
+    - ``zoom``: random resized crop. Height and width of the crop are drawn independently, as
+      fractions of the image's: ``(0.8, 1.0)`` crops up to a fifth; a fraction above 1 zooms out,
+      and the edges are repeated. Pixels are interpolated, so the network learns from images less
+      sharp than those it will be given.
+    - ``size``: height and width of the output in training, in pixels; None leaves those of the
+      image. A network that takes images of any size is then trained on few pixels and applied to
+      many.
     - ``lighting``: 0.2 changes brightness by up to 20% of the range and contrast by up to 20%.
     - ``color``: 0.2 scales red, green and blue by up to 20% each, and saturation by up to 40%.
 
-    Crop, translation, resizing and flip are one linear map per axis, so that the whole is two matrix products: the
-    same code is fast on every backend, on a CPU and on a GPU, and compiles.
+    Crop, translation, resizing and flip are one linear map per axis, so all of them together are
+    two matrix products: the same code is fast on every backend, on a CPU and on a GPU, and
+    compiles.
     """
 
     def __init__(
@@ -74,10 +82,8 @@ class RandomAugmentation(keras.layers.Layer):
         self.lighting, self.color, self.size = lighting, color, size
         self.generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True
-        self._does_something = bool(flip or shift or lighting or color or size) or tuple(zoom) != (
-            1.0,
-            1.0,
-        )
+        strengths = (flip, shift, lighting, color, size, self.zoom != (1.0, 1.0))
+        self._does_something = any(strengths)
 
     def call(self, images, training=None):
         if not training or not self._does_something:
@@ -100,7 +106,8 @@ class RandomAugmentation(keras.layers.Layer):
         return views
 
     def _relight(self, views):
-        # Colour, contrast and brightness together are one linear map of red, green and blue per image: one pass instead of six.
+        # Color, contrast and brightness together are one linear map of red, green and blue per
+        # image: one pass instead of six.
         batch, height, width, channels = ops.shape(views)
         saturation = self._uniform((batch, 1, 1), 1 - 2 * self.color, 1 + 2 * self.color)
         strengths = self._uniform((batch, 1, channels), 1 - self.color, 1 + self.color)
@@ -117,8 +124,8 @@ class RandomAugmentation(keras.layers.Layer):
         return ops.reshape(ops.clip(views, 0, 255), (batch, height, width, channels))
 
     def _map(self, batch, length, new_length, flip):
-        """Weights of shape (batch, new_length, length): how much of each input line is in each output line."""
-        # In float32 whatever the layer computes in: bfloat16 tells positions above 128 apart by whole pixels only.
+        """Weights (batch, new_length, length): how much of each input line is in each output line."""
+        # In float32 whatever the layer computes in: above 128, bfloat16 has whole numbers only.
         share = self._uniform((batch, 1), *self.zoom, dtype="float32")
         start = self._uniform((batch, 1), 0.0, 1.0, dtype="float32") * (1 - share) * length
         start += ops.round(
@@ -137,11 +144,9 @@ class RandomAugmentation(keras.layers.Layer):
         )
 
     def compute_output_shape(self, input_shape):
-        return (
-            input_shape
-            if self.size is None
-            else (input_shape[0], self.size, self.size, input_shape[3])
-        )
+        if self.size is None:
+            return input_shape
+        return (input_shape[0], self.size, self.size, input_shape[3])
 
     def get_config(self):
         return {

@@ -11,7 +11,8 @@ layers = keras.layers
 def baseline(image_size: int = 64) -> keras.Sequential:
     """The network of the baseline recipe that many repositories share: 32-32-128, one sigmoid unit.
 
-    It takes images (images, image_size, image_size, 3), 0 to 255, and gives the probability of "dog", (images, 1).
+    It takes images (images, image_size, image_size, 3), 0 to 255, and gives the probability of
+    "dog", (images, 1).
     """
     return keras.Sequential(
         [
@@ -40,19 +41,16 @@ def two_conv(
     dropout: float = 0.4,
     softmax: bool = False,
 ) -> keras.Sequential:
-    """Two convolutions, each with pooling, batch normalization and ReLU behind it, and a dense layer: notebook 02's network.
+    """Two convolutions and a dense layer, with batch normalization: the network of notebook 02.
 
-    It takes images (images, image_size, image_size, 3), 0 to 255, and gives the probability of "dog", (images, 1); with
-    `softmax` those of "cat" and of "dog", (images, 2).
+    It takes images (images, image_size, image_size, 3), 0 to 255, and gives the probability of
+    "dog", (images, 1); with `softmax` those of "cat" and of "dog", (images, 2).
 
-    Batch normalization and ReLU come after the pooling, where there are 9 to 16 times fewer activations to normalize: half
-    the time per step for the same function, but for the order of ReLU and the maximum, which does not matter.
+    Batch normalization and ReLU come after the pooling, where 9 to 16 times fewer activations are
+    left to normalize: a step takes half the time, and the network is more accurate
+    (benchmarks/RESULTS.md).
     """
-    output = (
-        layers.Dense(2, activation="softmax", dtype="float32")
-        if softmax
-        else layers.Dense(1, activation="sigmoid", dtype="float32")
-    )
+    units, activation = (2, "softmax") if softmax else (1, "sigmoid")
     return keras.Sequential(
         [
             keras.Input((image_size, image_size, 3)),
@@ -73,7 +71,7 @@ def two_conv(
             layers.BatchNormalization(),
             layers.Activation("relu"),
             layers.Dropout(dropout),
-            output,
+            layers.Dense(units, activation=activation, dtype="float32"),
         ],
         name="cats_vs_dogs",
     )
@@ -86,11 +84,15 @@ def residual(
     blocks: Sequence[int] = (1, 1, 1, 1),
     dropout: float = 0.2,
 ) -> keras.Model:
-    """A ResNet-style network: a stem, then stages of `blocks` residual blocks each, then global average pooling.
+    """A ResNet-style network: a stem, stages of residual blocks, global average pooling.
 
-    It takes images of any size, (images, height, width, 3), 0 to 255, and gives the probability of "dog", (images, 1). Every
-    stage but the first halves height and width. After He et al. (2016), "Deep Residual Learning for Image Recognition",
-    with average pooling in the shortcuts where He et al. use strides (He et al., 2019, "Bag of Tricks", ResNet-D).
+    `filters` and `blocks` are those of each stage.
+
+    It takes images of any size, (images, height, width, 3), 0 to 255, and gives the probability of
+    "dog", (images, 1). Every stage but the first halves height and width. After He et al. (2016),
+    "Deep Residual Learning for Image Recognition"; the shortcuts are downsampled by average pooling
+    instead of strides, as in ResNet-D (T. He et al., 2019, "Bag of Tricks for Image Classification
+    with Convolutional Neural Networks").
     """
     images = keras.Input((None, None, 3))
     x = layers.Rescaling(1 / 127.5, offset=-1)(images)
@@ -108,7 +110,8 @@ def residual(
 
 
 def residual_block(x, filters: int, strides: int):
-    """Two 3×3 convolutions, added to the input (the shortcut), which is pooled and widened where it has to be."""
+    """Two 3×3 convolutions, added to the input (the shortcut), which is pooled and widened where it
+    has to be."""
     shortcut = x if strides == 1 else layers.AveragePooling2D(strides, padding="same")(x)
     if x.shape[-1] != filters:
         shortcut = _convolution(shortcut, filters, 1)
@@ -127,9 +130,11 @@ NETWORKS = {"baseline": baseline, "two_conv": two_conv, "residual": residual}
 
 
 def build(hyperparameters: dict) -> keras.Model:
-    """The network that `hyperparameters` name (``NETWORK``), built with those of them that it takes.
+    """The network that `hyperparameters` name (``NETWORK``), built with those of them that it
+    takes.
 
-    A parameter of the network is the hyperparameter of the same name in capitals: ``dense_units`` is ``DENSE_UNITS``.
+    A parameter of the network is the hyperparameter of the same name in capitals: ``dense_units``
+    is ``DENSE_UNITS``.
 
     Raises `ValueError` for an unknown network.
     """

@@ -1,4 +1,4 @@
-"""First filters made from the photos themselves, so that training need not begin with noise."""
+"""PCA-whitening initialization: first filters computed from the training images, not random ones."""
 
 import numpy as np
 
@@ -8,7 +8,10 @@ from catsdogs.backend import keras
 def whiten(
     convolution: keras.layers.Conv2D, images: np.ndarray, *, patches: int = 40_000, seed: int = 0
 ) -> None:
-    """Set the filters of a first `convolution`, which must be built and without a bias, to `whitening_filters` of `images`."""
+    """Set the kernel of a network's first `convolution` to `whitening_filters` of `images`.
+
+    The layer must be built and have no bias.
+    """
     height, width, _, filters = convolution.kernel.shape
     convolution.kernel.assign(
         whitening_filters(images, (height, width), filters, patches=patches, seed=seed)
@@ -18,19 +21,21 @@ def whiten(
 def whitening_filters(
     images: np.ndarray, size: tuple[int, int], filters: int, *, patches: int = 40_000, seed: int = 0
 ) -> np.ndarray:
-    """Filters that are what patches of `images` are made of: float32, (height, width, 3, filters), as Keras has them.
+    """Filters that whiten patches of `images`: float32, (height, width, channels, filters).
 
-    `images` are (photos, height, width, 3), 0 to 255, at least as large as the filters, whose height and width are
-    `size`; the convolution is expected to be given them scaled to -1 to 1. Half of the filters are
-    the principal components of the patches, strongest first, each divided by its standard
-    deviation; the other half their negatives, which ReLU tells apart. So what the layer answers is
-    uncorrelated and of one size from the first step, and training goes on from there.
+    `images` are (images, height, width, channels), 0 to 255, at least as large as the filters,
+    whose height and width are `size`; the convolution is expected to be given them scaled to
+    -1 to 1. From `patches` random patches, half of the filters are the principal components,
+    strongest first, each divided by its standard deviation; the other half are their negatives,
+    since ReLU would lose one sign. So the outputs of the layer are uncorrelated and of equal
+    variance from the first step on, and training fine-tunes the filters from there.
 
-    After Coates and Ng (2011), "The Importance of Encoding Versus Training with Sparse Coding and Vector
-    Quantization", and Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", who keep such
-    filters fixed; here they are only the beginning.
+    After Coates and Ng (2011), "The Importance of Encoding Versus Training with Sparse Coding and
+    Vector Quantization", and Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", who
+    keep such filters fixed; here they are only the initialization.
 
-    Raises `ValueError` for an odd number of filters, or more of them than twice a patch's numbers.
+    Raises `ValueError` for an odd number of filters, or more of them than twice the number of
+    values in a patch.
     """
     (height, width), channels = size, images.shape[-1]
     if filters % 2 or filters > 2 * height * width * channels:
@@ -51,7 +56,7 @@ def whitening_filters(
     cut = cut.astype("float32") / 127.5 - 1
     strengths, components = np.linalg.eigh(np.cov(cut, rowvar=False))
     strongest = np.argsort(strengths)[::-1][: filters // 2]
-    # The small number keeps the weakest components, which are mostly JPEG's noise, from being blown up.
+    # The small constant keeps the weakest components, mostly JPEG noise, from being amplified.
     kernel = (components[:, strongest] / np.sqrt(strengths[strongest] + 1e-2)).T
     kernel = np.concatenate([kernel, -kernel])
     kernel /= np.linalg.norm(kernel, axis=1).mean()

@@ -1,1 +1,1 @@
-"""Trained models put to use: predictor, exported formats, HTTP service, web page, Kaggle submission."""
+"""Trained models put to use: predictor, export, HTTP service, web page, Kaggle submission."""

@@ -1,4 +1,4 @@
-"""Classify photos with a trained model: files in, answers out."""
+"""Classify images and photos with a trained model, whatever its file format."""
 
 import json
 import os
@@ -6,69 +6,119 @@ from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, tee
 from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 import numpy as np
+from PIL import Image
 
 from catsdogs import paths
 from catsdogs.analysis.calibration import Calibration
-from catsdogs.data.decode import PhotoError, decode_all
+from catsdogs.data.decode import decode_all
 from catsdogs.text import printable
 
-#: The endings, in lower case, of the files that are looked for in folders; a file that is named is always tried.
-ENDINGS = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".gif",
-    ".bmp",
-    ".webp",
-    ".avif",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-)
+if TYPE_CHECKING:
+    import keras
+
+#: Images per batch, unless the caller says otherwise.
+BATCH_SIZE = 64
 
 
 class ModelError(ValueError):
-    """A model file that cannot be used. Its text says what was found, what was expected and what to do."""
+    """A model file that cannot be used. Its text says what was found, expected and to be done."""
 
 
 @dataclass(frozen=True)
 class Prediction:
-    """What a model says of one photo.
+    """A model's prediction for one photo.
 
-    ``photo``: its path as it was given. ``probability``: that it shows a dog, 0 to 1, as the model says; ``confidence``: how
-    often such an answer is right, 0.5 to 1 (see `catsdogs.analysis.calibration`); ``label``: ``"cat"``, ``"dog"`` or ``"unsure"``. All
-    three are None where the photo could not be read; ``problem`` then says why, in a few words.
+    ``photo``: the path or name it was given by. ``probability``: that the photo shows a dog, 0 to
+    1, as the model outputs it. ``confidence``: the calibrated probability of the more likely class,
+    0.5 to 1 (see `catsdogs.analysis.calibration`). ``label``: ``"cat"``, ``"dog"`` or ``"unsure"``.
+    For a photo that could not be read, these three are None and ``error`` says why, in a few words.
     """
 
     photo: str
     probability: float | None = None
     confidence: float | None = None
     label: str | None = None
-    problem: str = ""
+    error: str = ""
+
+    @property
+    def title(self) -> str:
+        """Two lines to put above the photo in a figure."""
+        if self.error:
+            return f"no prediction\n{self.error[:30]}"
+        return f"{self.label}, {self.confidence:.0%} confidence\n{self.probability:.3f} dog"
 
 
 @dataclass(frozen=True)
 class Predictor:
-    """A model from a file of any format.
+    """A trained model, loaded from a file of any format by `load_predictor`.
 
-    ``predict`` takes uint8 photos, (photos, size, size, 3), and returns the probability of "dog", (photos,). ``explain``,
-    or None where the file cannot, takes the same and returns also where the model looked: (photos, height, width), 0 to 1,
-    its strongest part 1 (see `catsdogs.analysis.gradcam`). ``facts`` is what the file says of itself.
+    ``size``: width and height of its input images, in pixels. ``calibration``: turns probabilities
+    into confidences and labels. ``facts``: the file's metadata, such as its ``name``.
+
+    ``predict_batch`` and ``explain_batch`` run the network on one batch; call `predict` and
+    `explain`, which take any number of images. ``explain_batch`` is None for a file that cannot
+    compute Grad-CAM.
     """
 
     size: int
-    predict: Callable[[np.ndarray], np.ndarray]
-    explain: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
+    predict_batch: Callable[[np.ndarray], np.ndarray]
+    explain_batch: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
     calibration: Calibration = Calibration()
     facts: dict = field(default_factory=dict)
 
-    def answer(self, photo, probability: float) -> Prediction:
-        """The answer for the photo named `photo`, of which the model says `probability`."""
+    @property
+    def can_explain(self) -> bool:
+        """Whether `explain` is available."""
+        return self.explain_batch is not None
+
+    def predict(
+        self, images: np.ndarray, *, batch_size: int = BATCH_SIZE, flip: bool = False
+    ) -> np.ndarray:
+        """The probability of "dog" for each of `images`, shape (images,).
+
+        `images` are uint8, (images, size, size, 3), RGB. With `flip`, the probability is averaged
+        with that of the image's horizontal flip (test-time augmentation).
+
+        Raises `ValueError` for images of a different type or shape.
+        """
+        found = []
+        for batch in self._batches(images, batch_size):
+            probabilities = self.predict_batch(batch)
+            if flip:
+                flipped = self.predict_batch(np.ascontiguousarray(batch[:, :, ::-1]))
+                probabilities = (probabilities + flipped) / 2
+            found.append(probabilities)
+        return np.concatenate(found) if found else np.empty(0, np.float32)
+
+    def explain(
+        self, images: np.ndarray, *, batch_size: int = BATCH_SIZE
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The probability of "dog" for each of `images`, as `predict` has it, and Grad-CAM maps.
+
+        Maps are float32, (images, height, width): the regions that contributed most to the
+        prediction, 0 to 1, the maximum of each map 1 (see `catsdogs.analysis.gradcam`). Height and
+        width are those of the images for a ``.keras`` file, those of the last convolution for an
+        ``.onnx`` file.
+
+        Raises `ModelError` for a model whose file has no Grad-CAM (see `can_explain`), and
+        `ValueError` for images of a different type or shape.
+        """
+        if self.explain_batch is None:
+            raise ModelError(
+                f"the model {self.facts.get('name', '')} has no Grad-CAM: expected a .keras file, "
+                "or an .onnx file from python -m catsdogs export; its predict() works"
+            )
+        found = [self.explain_batch(batch) for batch in self._batches(images, batch_size)]
+        if not found:
+            return np.empty(0, np.float32), np.empty((0, self.size, self.size), np.float32)
+        probabilities, maps = zip(*found)
+        return np.concatenate(probabilities), np.concatenate(maps)
+
+    def prediction(self, photo: str | os.PathLike, probability: float) -> Prediction:
+        """The `Prediction` for the photo named `photo`, whose probability of "dog" is given."""
         probability = float(probability)
         return Prediction(
             str(photo),
@@ -77,83 +127,183 @@ class Predictor:
             self.calibration.label(probability),
         )
 
+    def _batches(self, images, batch_size):
+        if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
+            raise ValueError(
+                f"images are {images.dtype}, {images.shape}: expected uint8, "
+                f"(images, {self.size}, {self.size}, 3); catsdogs.data.decode.decode makes them"
+            )
+        for start in range(0, len(images), batch_size):
+            yield np.ascontiguousarray(images[start : start + batch_size])
+
+
+# --- files of photos -------------------------------------------------------------------------
+
+
+def predict_photos(
+    predictor: Predictor, photos: Iterable, *, batch_size: int = BATCH_SIZE
+) -> Iterator[Prediction]:
+    """Classify `photos` with `predictor`: one `Prediction` per photo, in order.
+
+    Photos are paths, or pairs of a name and the file's bytes. They are decoded on all cores. A
+    photo that cannot be read yields a `Prediction` whose ``error`` says why.
+    """
+    for predictions, _ in _predict_in_batches(predictor, photos, batch_size):
+        yield from predictions
+
+
+class Explanation(NamedTuple):
+    """What `explain_photos` returns: as many images, predictions and maps as there are photos.
+
+    ``images``: uint8, (photos, size, size, 3); white for a photo that could not be read.
+    ``predictions``: one `Prediction` per photo. ``maps``: Grad-CAM maps, float32, (photos, size,
+    size), 0 to 1, zero for a photo that could not be read; None for a model without Grad-CAM.
+    """
+
+    images: np.ndarray
+    predictions: list[Prediction]
+    maps: np.ndarray | None
+
+
+def explain_photos(
+    predictor: Predictor, photos: Iterable, *, batch_size: int = BATCH_SIZE
+) -> Explanation:
+    """Classify `photos`, as `predict_photos` does, and keep the images and their Grad-CAM maps.
+
+    The result is what a figure of the photos needs: see `catsdogs.analysis.plots.photo_grid`.
+    """
+    predictions, images = [], []
+    for some, decoded in _predict_in_batches(predictor, photos, batch_size):
+        predictions += some
+        images += decoded
+    size = predictor.size
+    unreadable = np.array([image is None for image in images], bool)
+    white = np.full((size, size, 3), 255, np.uint8)
+    pixels = np.stack([white if image is None else image for image in images] or [white])
+    pixels = pixels[: len(images)]
+    if not predictor.can_explain:
+        return Explanation(pixels, predictions, None)
+    maps = np.zeros((len(images), size, size), np.float32)
+    _, found = predictor.explain(pixels[~unreadable], batch_size=batch_size)
+    for index, heatmap in zip(np.flatnonzero(~unreadable), found):
+        maps[index] = _enlarged(heatmap, size)
+    return Explanation(pixels, predictions, maps)
+
+
+def _predict_in_batches(predictor, photos, batch_size):
+    """Batches of predictions and of the images they are for, None for a photo without an image."""
+    given, sources = tee(photos)
+    decoded = decode_all(
+        (photo[1] if isinstance(photo, tuple) else photo for photo in sources),
+        predictor.size,
+        errors="return",
+    )
+    while batch := list(islice(decoded, batch_size)):
+        good = [image for image in batch if isinstance(image, np.ndarray)]
+        found = predictor.predict(np.stack(good), batch_size=batch_size) if good else ()
+        probabilities, predictions, images = iter(found), [], []
+        for image, photo in zip(batch, given):
+            name = photo[0] if isinstance(photo, tuple) else photo
+            if isinstance(image, np.ndarray):
+                predictions.append(predictor.prediction(name, next(probabilities)))
+                images.append(image)
+            else:  # a PhotoError
+                predictions.append(Prediction(str(name), error=str(image)))
+                images.append(None)
+        yield predictions, images
+
+
+def _enlarged(heatmap, size):
+    if heatmap.shape == (size, size):
+        return heatmap
+    return np.asarray(Image.fromarray(heatmap).resize((size, size), Image.Resampling.BILINEAR))
+
+
+# --- loading ---------------------------------------------------------------------------------
+
 
 def load_predictor(
     path: str | os.PathLike | None = None, *, threads: int | None = None
 ) -> Predictor:
-    """The model at `path`, a ``.keras``, ``.onnx`` or ``.tflite`` file; by default the ``.keras`` one that ships.
+    """Load the model at `path`, a ``.keras``, ``.onnx`` or ``.tflite`` file.
 
-    ``.onnx`` and ``.tflite`` files are those of `catsdogs.serving.export`; they need no Keras. `threads` is for them, by default as
-    many as there are cores.
+    By default that is the included model, ``models/cats_vs_dogs.keras``. ``.onnx`` and ``.tflite``
+    files are those of `catsdogs.serving.export`; they need no Keras. `threads`, by default one per
+    core, is how many ONNX Runtime and LiteRT use.
 
-    Raises `ModelError` for a file that is missing, damaged, of another kind or shape, or needs what is not installed.
+    Raises `ModelError` for a file that is missing, damaged, of an unexpected type or shape, or
+    needs a package that is not installed.
     """
     path = Path(path or paths.models() / "cats_vs_dogs.keras")
     loaders = {".keras": _load_keras, ".onnx": _load_onnx, ".tflite": _load_litert}
-    if path.suffix not in loaders:
-        raise ModelError(
-            f"{printable(paths.shown(path))} is no .keras, .onnx or .tflite file; only those are loaded, as others may "
-            "run code"
-        )
-    if not os.path.isfile(path):
-        made = (
-            "notebook 02 makes one"
-            if path.suffix == ".keras"
-            else "python -m catsdogs export makes one"
-        )
-        raise ModelError(
-            f"no model {printable(paths.shown(path))}: expected a {path.suffix} file; {made}"
-        )
+    _check_file(path, tuple(loaders))
     return loaders[path.suffix](path, threads or os.cpu_count())
 
 
-def load_model(path: str | os.PathLike | None = None):
-    """The Keras model in the ``.keras`` file at `path`, by default the one that ships, loaded in Keras's safe mode.
+def load_model(path: str | os.PathLike | None = None) -> "keras.Model":
+    """Load the Keras model at `path`, a ``.keras`` file, in Keras's safe mode.
 
-    Raises `ModelError` for a file that is missing, damaged, or of a model that does not take (photos, size, size, 3) and
-    answer with (photos, 1).
+    By default that is the included model. The file may come from anyone: safe mode refuses
+    layers that would run code of its own. (`catsdogs.training.records.load_model` is for runs of
+    this project: it checks the file against the run's record.)
+
+    Raises `ModelError` for a file that is missing, damaged, or of a model with an input shape other
+    than (None, size, size, 3) or an output shape other than (None, 1).
     """
     path = Path(path or paths.models() / "cats_vs_dogs.keras")
-    if path.suffix != ".keras":
-        raise ModelError(
-            f"{printable(paths.shown(path))} is no .keras file; only those are loaded, as others may run code"
-        )
-    if not os.path.isfile(path):
-        raise ModelError(
-            f"no model {printable(paths.shown(path))}: expected a .keras file; notebook 02 makes one"
-        )
+    _check_file(path, (".keras",))
     try:
         from catsdogs.backend import keras
     except ModuleNotFoundError as error:
         raise ModelError(
-            f"{printable(paths.shown(path))} needs the package {error.name}: pip install -r requirements.txt, or use the "
-            ".onnx file beside it"
+            f"{printable(paths.shown(path))} needs the package {error.name}: "
+            "pip install -r requirements.txt, or use the .onnx file beside it"
         ) from None
-
     try:
         model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        takes, gives = model.input_shape, model.output_shape
-    except Exception as error:  # zipfile, h5py, json and Keras raise many kinds for a damaged file
-        raise _cannot_be_loaded(path, error, "train with notebook 02") from None
-    if not (_is_square(takes) and gives == (None, 1)):
-        raise _other_shape(path, takes, gives, "as notebook 02 makes it")
+        inputs, outputs = model.input_shape, model.output_shape
+    except Exception as error:  # zipfile, h5py, json and Keras each raise their own for damage
+        raise _damaged(path, error, "train with notebook 02") from None
+    if not (_is_square(inputs) and outputs == (None, 1)):
+        raise _wrong_shape(path, inputs, outputs, "such as notebook 02 trains")
     return model
 
 
-def _load_keras(path, threads):
-    model = load_model(path)
+def keras_predictor(
+    model: "keras.Model", calibration: Calibration = Calibration(), facts: dict | None = None
+) -> Predictor:
+    """A `Predictor` that runs the Keras model `model`, such as one of a run record.
 
-    def predict(images):
+    Input (None, size, size, 3), output (None, 1): the probability of "dog".
+    """
+
+    def predict_batch(images):
         return model.predict_on_batch(images)[:, 0]
 
-    def explain(images):
+    def explain_batch(images):
         from catsdogs.analysis import gradcam
 
-        return predict(images), gradcam.gradcam(model, images)
+        return predict_batch(images), gradcam.gradcam(model, images)
 
-    return Predictor(
-        model.input_shape[1], predict, explain, recorded_calibration(path), {"name": path.stem}
-    )
+    return Predictor(model.input_shape[1], predict_batch, explain_batch, calibration, facts or {})
+
+
+def recorded_calibration(path: Path) -> Calibration:
+    """The calibration in the run record beside the model at `path`.
+
+    Without a record, or with one that has none, that is a temperature of 1, which leaves
+    probabilities as they are.
+    """
+    record = path.with_name(f"{path.stem.removesuffix('_int8')}.json")
+    try:
+        content = json.loads(record.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return Calibration()
+    return _calibration_of(content.get("calibration") if isinstance(content, dict) else None)
+
+
+def _load_keras(path, threads):
+    return keras_predictor(load_model(path), recorded_calibration(path), {"name": path.stem})
 
 
 def _load_onnx(path, threads):
@@ -173,44 +323,38 @@ def _load_onnx(path, threads):
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
         facts = dict(session.get_modelmeta().custom_metadata_map)
     except Exception as error:  # ONNX Runtime has many kinds of its own
-        raise _cannot_be_loaded(
-            path, error, "write it anew with python -m catsdogs export"
-        ) from None
-    inputs, outputs = (
-        session.get_inputs(),
-        {output.name: output.shape for output in session.get_outputs()},
-    )
-    takes = [
-        [None if isinstance(length, str) else length for length in one.shape] for one in inputs
-    ]
-    kinds = [one.type for one in inputs]
+        raise _damaged(path, error, "export it again with python -m catsdogs export") from None
+    inputs = session.get_inputs()
+    outputs = [output.name for output in session.get_outputs()]
+    types = [one.type for one in inputs]
+    shapes = [[None if isinstance(side, str) else side for side in one.shape] for one in inputs]
     if not (
-        kinds == ["tensor(uint8)"]
-        and _is_square(takes[0])
-        and takes[0][0] is None
+        types == ["tensor(uint8)"]
+        and _is_square(shapes[0])
+        and shapes[0][0] is None
         and "probability" in outputs
     ):
-        raise _other_shape(
+        raise _wrong_shape(
             path,
-            f"{', '.join(kinds)} {takes}",
-            list(outputs),
-            "as python -m catsdogs export writes it",
+            f"{', '.join(types)} {shapes}",
+            outputs,
+            "such as python -m catsdogs export writes",
         )
-    # Without this, ONNX Runtime computes the map too when only the probability is asked for.
-    only_what_is_asked = onnxruntime.RunOptions()
-    only_what_is_asked.only_execute_path_to_fetches = True
+    # Without this, ONNX Runtime would compute the map even when only the probability is fetched.
+    run_options = onnxruntime.RunOptions()
+    run_options.only_execute_path_to_fetches = True
 
     def run(names, images):
-        return session.run(names, {inputs[0].name: images}, only_what_is_asked)
+        return session.run(names, {inputs[0].name: images}, run_options)
 
-    def explain(images):
+    def explain_batch(images):
         probabilities, maps = run(["probability", "map"], images)
         return probabilities[:, 0], maps
 
     return Predictor(
-        takes[0][1],
+        shapes[0][1],
         lambda images: run(["probability"], images)[0][:, 0],
-        explain if "map" in outputs else None,
+        explain_batch if "map" in outputs else None,
         _calibration_of(facts),
         facts,
     )
@@ -226,23 +370,42 @@ def _load_litert(path, threads):
     try:
         interpreter = Interpreter(str(path), num_threads=threads)
         runner = interpreter.get_signature_runner()
-        ((entry, takes),) = runner.get_input_details().items()
-        ((answer, gives),) = runner.get_output_details().items()
+        ((input_name, input_details),) = runner.get_input_details().items()
+        ((output_name, output_details),) = runner.get_output_details().items()
     except Exception as error:  # ValueError, RuntimeError and whatever flatbuffers raises
-        raise _cannot_be_loaded(
-            path, error, "write it anew with python -m catsdogs export"
-        ) from None
-    shape = list(takes["shape_signature"])
-    if not (_is_square(shape) and gives["shape_signature"][-1] == 1):
-        raise _other_shape(
-            path, shape, list(gives["shape_signature"]), "as python -m catsdogs export writes it"
-        )
+        raise _damaged(path, error, "export it again with python -m catsdogs export") from None
+    inputs = list(input_details["shape_signature"])
+    outputs = list(output_details["shape_signature"])
+    if not (_is_square(inputs) and outputs[-1] == 1):
+        raise _wrong_shape(path, inputs, outputs, "such as python -m catsdogs export writes")
+
+    def predict_batch(images):
+        return runner(**{input_name: images.astype(input_details["dtype"])})[output_name][:, 0]
+
     return Predictor(
-        int(shape[1]),
-        lambda images: runner(**{entry: images.astype(takes["dtype"])})[answer][:, 0],
+        int(inputs[1]),
+        predict_batch,
         calibration=recorded_calibration(path),
         facts={"name": path.stem},
     )
+
+
+def _check_file(path, suffixes):
+    if path.suffix not in suffixes:
+        expected = " or ".join([", ".join(suffixes[:-1]), suffixes[-1]]).removeprefix(" or ")
+        raise ModelError(
+            f"{printable(paths.shown(path))} is not a {expected} file: only those are loaded, as "
+            "other formats can run code"
+        )
+    if not os.path.isfile(path):
+        source = (
+            "notebook 02 trains one"
+            if path.suffix == ".keras"
+            else "python -m catsdogs export makes one"
+        )
+        raise ModelError(
+            f"no model {printable(paths.shown(path))}: expected a {path.suffix} file; {source}"
+        )
 
 
 def _is_square(shape):
@@ -255,124 +418,26 @@ def _is_square(shape):
     )
 
 
-def _cannot_be_loaded(path, error, remedy):
+def _damaged(path, error, remedy):
     lines = str(error).strip().splitlines() or [type(error).__name__]
     return ModelError(
-        f"{printable(paths.shown(path))} cannot be loaded ({printable(lines[0][:200])}): get it again, or {remedy}"
+        f"{printable(paths.shown(path))} cannot be loaded ({printable(lines[0][:200])}): "
+        f"download it again, or {remedy}"
     )
 
 
-def _other_shape(path, takes, gives, whose):
+def _wrong_shape(path, inputs, outputs, example):
     return ModelError(
-        f"{printable(paths.shown(path))} takes {takes} and answers {gives}: expected a model that takes "
-        f"(None, size, size, 3) and answers (None, 1), {whose}"
+        f"{printable(paths.shown(path))} has the input {inputs} and the output {outputs}: expected "
+        f"a model with the input shape (None, size, size, 3) and the output shape (None, 1), "
+        f"{example}"
     )
-
-
-def recorded_calibration(path):
-    """The calibration in the run record beside the model at `path`; without one, the model is taken at its word."""
-    try:
-        record = json.loads(
-            path.with_name(f"{path.stem.removesuffix('_int8')}.json").read_text(encoding="utf-8")
-        )
-    except (OSError, ValueError):
-        return Calibration()
-    return _calibration_of(record.get("calibration") if isinstance(record, dict) else None)
 
 
 def _calibration_of(facts):
+    names = ("temperature", "unsure_below")
     try:
-        found = Calibration(
-            **{
-                name: float(facts[name])
-                for name in ("temperature", "unsure_below")
-                if name in facts
-            }
-        )
+        found = Calibration(**{name: float(facts[name]) for name in names if name in facts})
     except (TypeError, ValueError):
         return Calibration()
     return found if found.temperature > 0 else Calibration()
-
-
-def find_photos(given: Iterable[str | os.PathLike]) -> Iterator[Path]:
-    """The photos that `given` names: files as they are, folders with all photos below them, ordered by path."""
-    for path in map(Path, given):
-        # os.path's do not raise where a folder may not be entered or a name is too long; reading then says so.
-        if not os.path.isdir(path):
-            yield path
-            continue
-        found = []
-        # A folder that may not be read is yielded itself, so that it is named and not passed over.
-        for folder, _, names in os.walk(
-            path, onerror=lambda error: found.append(Path(error.filename))
-        ):
-            files = (
-                Path(folder, name) for name in names if os.path.splitext(name)[1].lower() in ENDINGS
-            )
-            found += [file for file in files if os.path.isfile(file) or not os.path.exists(file)]
-        yield from sorted(found)
-
-
-def fetch(address: str, *, seconds: float = 20) -> bytes:
-    """The photo at the web address `address`, http or https.
-
-    Raises `catsdogs.data.decode.PhotoError` where there is none, it is larger than a photo may be, or it takes over `seconds`.
-    """
-    import http.client
-    import time
-    import urllib.error
-    import urllib.request
-
-    from catsdogs.data.decode import MAX_BYTES, PhotoTooLarge
-
-    if not address.lower().startswith(("http://", "https://")):
-        raise PhotoError(
-            f"{printable(address)}: expected an address that begins with http:// or https://"
-        )
-    try:
-        # Some sites answer nobody who gives no name.
-        request = urllib.request.Request(
-            address, headers={"User-Agent": "Mozilla/5.0 (compatible; catsdogs)"}
-        )
-        with urllib.request.urlopen(request, timeout=seconds) as response:
-            content, deadline = b"", time.monotonic() + seconds
-            while len(content) <= MAX_BYTES and (part := response.read1(1 << 16)):
-                content += part
-                if time.monotonic() > deadline:
-                    raise TimeoutError(f"it took over {seconds:g} seconds")
-    except (
-        OSError,
-        ValueError,
-        http.client.HTTPException,
-    ) as error:  # ValueError is for addresses it cannot parse
-        why = (
-            error if isinstance(error, urllib.error.HTTPError) else getattr(error, "reason", error)
-        )
-        raise PhotoError(f"{printable(address)} cannot be fetched: {printable(why)}") from None
-    if len(content) > MAX_BYTES:
-        raise PhotoTooLarge(f"more than {MAX_BYTES // 10**6} MB")
-    return content
-
-
-def predict_photos(
-    predictor: Predictor, photos: Iterable, *, batch_size: int = 64
-) -> Iterator[Prediction]:
-    """What `predictor` says of each of `photos`, in their order; a photo that cannot be read gets an answer that says so.
-
-    Photos are paths, or (name, bytes). They are decoded on all cores, `batch_size` at a time.
-    """
-    given, sources = tee(photos)
-    decoded = decode_all(
-        (photo[1] if isinstance(photo, tuple) else photo for photo in sources),
-        predictor.size,
-        errors="return",
-    )
-    while batch := list(islice(decoded, batch_size)):
-        good = [pixels for pixels in batch if isinstance(pixels, np.ndarray)]
-        probabilities = iter(predictor.predict(np.stack(good)) if good else ())
-        for pixels, photo in zip(batch, given):
-            name = photo[0] if isinstance(photo, tuple) else photo
-            if isinstance(pixels, np.ndarray):
-                yield predictor.answer(name, next(probabilities))
-            else:
-                yield Prediction(str(name), problem=str(pixels))

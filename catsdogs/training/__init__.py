@@ -1,1 +1,1 @@
-"""The training recipe and what goes around `model.fit`: batches, checkpoints, live curves, run records."""
+"""The training recipe and what surrounds `fit`: batches, checkpoints, live curves, records."""

@@ -1,4 +1,4 @@
-"""Checkpoints: a run is saved after every epoch, resumes where it was cut short, and ends with its best epoch."""
+"""Checkpoints: save a run after every epoch, resume it, and end with its best epoch."""
 
 import hashlib
 import io
@@ -15,16 +15,17 @@ from catsdogs.training.batches import Batches
 
 
 class Checkpoint(keras.callbacks.Callback):
-    """Saves the run after every epoch, goes on from there when it was cut short, and ends with the best epoch.
+    """Saves the run after every epoch, resumes it, and restores the best epoch at the end.
 
-    The file ``checkpoints/KEY.npz`` below ``models/`` holds all weights, the optimizer's state, the state
-    of every random generator, the history and the best epoch's weights; it is replaced as a whole, so a
-    run may be killed at any moment. `key` names the run: one with another key starts afresh. Once all
-    epochs have been trained the file is removed, so that training again is training anew.
+    The file ``checkpoints/KEY.npz`` below ``models/`` holds all weights, the optimizer's state, the
+    state of every random generator, the history and the weights of the best epoch. It is replaced
+    in one step, so a run may be killed at any moment: at most one epoch is lost. `key` names the
+    run; a different key starts from scratch. Once all epochs have been trained the file is removed,
+    so that the next run is a new one.
 
-    Interrupting (the notebook's stop button, Ctrl-C) ends the run after the epoch it is in; a second time
-    ends it at once. Either way, training again with the same `key` goes on. The best epoch is the one
-    of lowest validation loss; with ``keep="last"`` the run ends with its last epoch instead.
+    Interrupting (the notebook's stop button, Ctrl-C) ends the run after the current epoch; a second
+    time ends it at once. Training again with the same `key` resumes it. The best epoch is the one
+    with the lowest validation loss; with ``keep="last"`` the run ends with its last epoch instead.
     """
 
     def __init__(self, key: str, batches: Batches, *, resume: bool = True, keep: str = "best"):
@@ -36,51 +37,42 @@ class Checkpoint(keras.callbacks.Callback):
         self.interrupted = False
 
     def on_train_begin(self, logs=None):
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.best = None
+        self.best, self.interrupted = None, False
         state = self._read() if self.resume else None
         if state:
             for variable, value in zip(self._variables(), state["variables"], strict=True):
                 variable.assign(value)
             self.best, facts = state["best"], state["facts"]
-            self.history, self.best_epoch, self.seconds = (
-                facts["history"],
-                facts["best_epoch"],
-                facts["seconds"],
-            )
-            # Where Keras's own BackupAndRestore puts the epoch to begin with.
+            self.history, self.best_epoch = facts["history"], facts["best_epoch"]
+            self.seconds = facts["seconds"]
+            # Keras's own BackupAndRestore sets the initial epoch in the same way.
             self.model._initial_epoch = self.epochs_done
-            print(f"Going on after epoch {self.epochs_done} of a run that was cut short.")
+            print(f"Resuming an interrupted run after epoch {self.epochs_done}.")
         self.batches.first_epoch = self.epochs_done
         self._started, self._seconds_before = time.monotonic(), self.seconds
         self._listen()
 
     def on_train_batch_begin(self, batch, logs=None):
-        # So that a resumed epoch draws what it would have drawn, every epoch begins with a seed of its own. (Its
-        # first batch does: on PyTorch, setting up the epoch draws as well.)
+        # Every epoch starts from a seed of its own, so that a resumed one draws the same random
+        # numbers. (At its first batch: on PyTorch, setting up the epoch draws some as well.)
         if batch == 0:
-            seed = np.random.SeedSequence((self.batches.seed, self.epochs_done)).generate_state(1)[
-                0
-            ]
-            backend.seed_global_generator(int(seed))
+            sequence = np.random.SeedSequence((self.batches.seed, self.epochs_done))
+            backend.seed_global_generator(int(sequence.generate_state(1)[0]))
 
     @property
     def epochs_done(self) -> int:
-        """How many epochs have been trained, those before an interruption counted in."""
+        """The number of epochs trained so far, including those before an interruption."""
         return len(self.history.get("loss", []))
 
     def on_test_end(self, logs=None):
-        # The weights that were validated, which with `EMAWeights` are not those that are trained.
+        # What was validated: with `EMAWeights`, the averaged weights.
         self.validated = self._weights()
 
     def on_epoch_end(self, epoch, logs=None):
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
-        if (
-            self.keep == "last"
-            or self.best is None
-            or logs["val_loss"] < self.history["val_loss"][self.best_epoch - 1]
-        ):
+        first = self.keep == "last" or self.best is None
+        if first or logs["val_loss"] < self.history["val_loss"][self.best_epoch - 1]:
             self.best, self.best_epoch = self.validated, epoch + 1
         self.seconds = self._seconds_before + time.monotonic() - self._started
         self._write()
@@ -97,12 +89,12 @@ class Checkpoint(keras.callbacks.Callback):
             self.path.unlink(missing_ok=True)
         elif self.interrupted:
             print(
-                f"Stopped after epoch {self.epochs_done} of {self.params['epochs']}, with the weights of epoch "
-                f"{self.best_epoch}, the best so far. Build and train again to go on from here."
+                f"Stopped after epoch {self.epochs_done} of {self.params['epochs']}; the model has "
+                f"the weights of epoch {self.best_epoch}, the best so far. Run it again to resume."
             )
 
     def _variables(self):
-        # The order is that of building, so it is the same for a model built by the same code.
+        # In the order in which they were built: the same for every model built by the same code.
         return [*self.model.variables, *self.model.optimizer.variables]
 
     def _weights(self):
@@ -127,9 +119,7 @@ class Checkpoint(keras.callbacks.Callback):
         except FileNotFoundError:
             return None
         except Exception as error:  # zipfile and NumPy raise many kinds for a damaged file
-            print(
-                f"{paths.shown(self.path)} cannot be used ({error}): starting from the first epoch."
-            )
+            print(f"{paths.shown(self.path)} cannot be used ({error}): starting from scratch.")
             return None
         return {"facts": facts, "variables": variables, "best": best}
 
@@ -149,30 +139,26 @@ class Checkpoint(keras.callbacks.Callback):
             self._stop_listening()
             raise KeyboardInterrupt
         self.interrupted = True
-        print(
-            "Will stop at the end of this epoch. Interrupt again to stop at once; that epoch is then lost."
-        )
+        print("Stopping at the end of this epoch. Interrupt again to stop at once and lose it.")
 
 
 class EMAWeights(keras.callbacks.Callback):
-    """Validates the exponential moving average (EMA) of the weights, which is steadier than the weights of any one step.
+    """Validates the exponential moving average (EMA) of the weights.
 
-    The optimizer keeps the average: give it ``use_ema=True, ema_momentum=0.995``. Goes behind `Checkpoint` in the list of
-    callbacks, which then keeps the average of the best epoch. Training itself goes on with the weights as they are, to the
-    last digit. (`keras.callbacks.SwapEMAWeights` of Keras 3.15 does the same, but swaps by adding and subtracting on
-    TensorFlow, which changes last digits, so that validating would change the training.)
+    The average is steadier than the weights of any one step. The optimizer keeps it: give it
+    ``use_ema=True, ema_momentum=0.995``. Place this behind `Checkpoint` in the list of callbacks,
+    which then keeps the average of the best epoch. Training itself continues from the weights as
+    they are, to the last digit. (`keras.callbacks.SwapEMAWeights` of Keras 3.15 does the same, but
+    on TensorFlow it swaps by adding and subtracting, which changes the last digits, so that
+    validating would change the training.)
     """
 
     def on_test_begin(self, logs=None):
-        optimizer = self.model.optimizer
-        self.trained = [
-            keras.ops.convert_to_numpy(variable).copy()
-            for variable in self.model.trainable_variables
-        ]
-        for variable, average in zip(
-            self.model.trainable_variables, optimizer._model_variables_moving_average, strict=True
-        ):
-            # A copy: JAX frees the array that a step was given, and the average must outlive the validation.
+        variables = self.model.trainable_variables
+        averages = self.model.optimizer._model_variables_moving_average
+        self.trained = [keras.ops.convert_to_numpy(variable).copy() for variable in variables]
+        for variable, average in zip(variables, averages, strict=True):
+            # A copy: JAX frees the array that a step was given, and the average must outlive it.
             variable.assign(keras.ops.convert_to_numpy(average).copy())
 
     def on_test_end(self, logs=None):
@@ -181,10 +167,11 @@ class EMAWeights(keras.callbacks.Callback):
 
 
 def run_key(model: keras.Model, hyperparameters: dict, data: dict) -> str:
-    """16 hexadecimal digits that name a run: equal only for the same layers, hyperparameters and photos.
+    """16 hexadecimal digits that identify a run: the same layers, hyperparameters and photos.
 
-    `model` is the model that is trained, augmentation included; `data` is `catsdogs.data.dataset.Dataset.describe`'s. What
-    a machine computes in, ``PRECISION``, makes no difference: it is how a run is computed, not what.
+    `model` is the model that is trained, data augmentation included; `data` is the description of
+    `catsdogs.data.dataset.Dataset.describe`. ``PRECISION`` does not count: it is how a machine
+    computes a run, not which run it is.
     """
     facts = {key: value for key, value in hyperparameters.items() if key != "PRECISION"}
     config = json.dumps(
@@ -194,9 +181,9 @@ def run_key(model: keras.Model, hyperparameters: dict, data: dict) -> str:
 
 
 def _layers(model):
-    """The layers of `model` and how they are connected, without what differs between machines and versions of Keras."""
+    """The layers of `model` and their connections, free of what machines and versions add."""
     left_out = ("dtype", "build_config", "compile_config", "module", "registered_name")
-    numbers = {}  # in place of names, which Keras numbers on from model to model
+    numbers = {}  # in place of names: Keras counts them up from model to model
 
     def number_names(value):
         if isinstance(value, dict):

@@ -1,9 +1,10 @@
-"""The training recipe: schedule, optimizer, callbacks and `fit`, for every network that is trained here."""
+"""The training recipe: schedule, optimizer, callbacks, `fit`; for every network trained here."""
 
 from collections.abc import Callable
 from dataclasses import dataclass
 
 from catsdogs import backend
+from catsdogs.analysis import audit
 from catsdogs.backend import keras
 from catsdogs.data.dataset import Dataset, Photos
 from catsdogs.networks import augment, cnn
@@ -14,7 +15,7 @@ from catsdogs.training.batches import Batches
 from catsdogs.training.checkpoint import Checkpoint, EMAWeights, run_key
 from catsdogs.training.live import LiveCurves, estimate_seconds
 
-#: The baseline: the recipe that many repositories share. Adam with its defaults, and the last epoch is kept.
+#: The baseline, a recipe that many repositories share: plain Adam, and the last epoch is kept.
 BASELINE = dict(
     NETWORK="baseline",
     IMAGE_SIZE=64,
@@ -43,7 +44,8 @@ TWO_CONV = dict(
     WHITEN=True,
     AUGMENTATION=augment.PRESETS["light"],
 )
-#: The ResNet-style network of notebook 05: trained on crops of 128 pixels of photos of 160, applied to whole ones.
+#: The ResNet-style network of notebook 05: trained on random crops of 128 pixels of photos of 160
+#: pixels, applied to whole photos.
 RESIDUAL = dict(
     NETWORK="residual",
     IMAGE_SIZE=160,
@@ -77,8 +79,12 @@ LARGE = RESIDUAL | dict(
 
 @dataclass(frozen=True)
 class Run:
-    """A run of `train`: ``model``, in float32, with the weights of ``best_epoch`` (counted from 1); ``history`` as Keras keeps
-    it; ``seconds`` of training; ``key`` (see `catsdogs.training.checkpoint.run_key`); whether it was ``interrupted``."""
+    """The result of `train`.
+
+    ``model``: in float32, with the weights of ``best_epoch`` (counted from 1). ``history``: as
+    Keras keeps it. ``seconds``: the time spent training. ``key``: see
+    `catsdogs.training.checkpoint.run_key`. ``interrupted``: whether epochs are missing.
+    """
 
     model: keras.Model
     history: dict[str, list[float]]
@@ -88,12 +94,23 @@ class Run:
     interrupted: bool
 
 
+def open_dataset(hyperparameters: dict, *, progress: bool = True) -> Dataset:
+    """The photos that `hyperparameters` name: ``SPLIT`` and ``IMAGE_SIZE``.
+
+    With ``LEAVE_OUT``, the training photos whose label notebook 09 found wrong are left out.
+    """
+    p = hyperparameters
+    leave_out = audit.not_right() if p.get("LEAVE_OUT") else ()
+    return Dataset(p["SPLIT"], p["IMAGE_SIZE"], leave_out=leave_out, progress=progress)
+
+
 def learning_rate_schedule(
     peak: float, steps: int, warmup: float = 0.1
 ) -> keras.optimizers.schedules.LearningRateSchedule:
-    """Linear warm-up from 0 to `peak` during the first share `warmup` of the `steps`, then a cosine decay to 0.
+    """Linear warm-up from 0 to `peak`, then cosine decay to 0.
 
-    Loshchilov and Hutter (2017), "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5, without restarts.
+    The warm-up takes the share `warmup` of the `steps`. The decay is that of Loshchilov and Hutter
+    (2017), "SGDR: Stochastic Gradient Descent with Warm Restarts", equation 5, without restarts.
     """
     warmup_steps = int(steps * warmup)
     return keras.optimizers.schedules.CosineDecay(
@@ -102,38 +119,35 @@ def learning_rate_schedule(
 
 
 def optimizer(hyperparameters: dict, steps_per_epoch: int) -> keras.Optimizer:
-    """The optimizer that `hyperparameters` name: AdamW with a schedule and an EMA of the weights, or plain Adam.
+    """AdamW with a schedule and an EMA of the weights, or plain Adam.
 
-    AdamW takes ``LEARNING_RATE`` (its peak), ``WARMUP``, ``WEIGHT_DECAY`` and ``EMA_DECAY``; without the last, no moving
-    average is kept. With ``OPTIMIZER="adam"``, it is Adam with Keras's defaults, as the baseline has it.
+    AdamW takes ``LEARNING_RATE`` (the peak of the schedule), ``WARMUP``, ``WEIGHT_DECAY`` and
+    ``EMA_DECAY``; without the last, it keeps no moving average. ``OPTIMIZER="adam"`` is Adam with
+    Keras's defaults, which the baseline uses.
     """
     p = hyperparameters
     if p.get("OPTIMIZER", "adamw") == "adam":
         return keras.optimizers.Adam()
-    schedule = learning_rate_schedule(
-        p["LEARNING_RATE"], p["EPOCHS"] * steps_per_epoch, p["WARMUP"]
-    )
-    if "EMA_DECAY" not in p:
-        return keras.optimizers.AdamW(schedule, weight_decay=p["WEIGHT_DECAY"])
-    return keras.optimizers.AdamW(
-        schedule,
-        weight_decay=p["WEIGHT_DECAY"],
-        use_ema=True,
-        ema_momentum=ema_decay(p["EMA_DECAY"], steps_per_epoch),
-    )
+    steps = p["EPOCHS"] * steps_per_epoch
+    schedule = learning_rate_schedule(p["LEARNING_RATE"], steps, p["WARMUP"])
+    average = {}
+    if "EMA_DECAY" in p:
+        average = {"use_ema": True, "ema_momentum": ema_decay(p["EMA_DECAY"], steps_per_epoch)}
+    return keras.optimizers.AdamW(schedule, weight_decay=p["WEIGHT_DECAY"], **average)
 
 
 def ema_decay(decay: float, steps_per_epoch: int) -> float:
-    """`decay`, or less where an epoch has few steps, so that the moving average looks back one epoch at most."""
+    """`decay`, limited so that the moving average never looks back more than about one epoch."""
     return min(decay, 1 - 1 / steps_per_epoch)
 
 
 def training_model(
     hyperparameters: dict, build: Callable[[dict], keras.Model] = cnn.build
 ) -> tuple[keras.Model, keras.Model]:
-    """The model to train, augmentation in front, and the network in it, which is what will be saved.
+    """The model to train, with data augmentation in front, and the network inside it.
 
-    Both compute in ``PRECISION``; weights are float32 in any case.
+    The network alone is what will be saved. Both compute in ``PRECISION``; their weights are
+    float32 in any case.
     """
     p = hyperparameters
     keras.utils.set_random_seed(p["SEED"])
@@ -151,43 +165,35 @@ def train(
     build: Callable[[dict], keras.Model] = cnn.build,
     resume: bool = True,
 ) -> Run:
-    """Train a network on the training set of `dataset`, choosing the epoch by its validation set.
+    """Train a network on the training set of `dataset`; its validation set chooses the epoch.
 
-    `hyperparameters` are those of a run record, such as `TWO_CONV` with ``SEED`` and ``PRECISION``; `build` makes the network
-    of them. With `resume`, a run that was cut short goes on where it was.
+    `hyperparameters` are those of a run record, such as `TWO_CONV` with ``SPLIT``, ``SEED`` and
+    ``PRECISION``; `build` makes the network from them. With `resume`, an interrupted run is
+    resumed.
     """
     p = hyperparameters
     model, network = training_model(p, build)
     if p.get("WHITEN"):
-        whiten(
-            next(layer for layer in network.layers if isinstance(layer, keras.layers.Conv2D)),
-            dataset.train.images,
-        )
-    key = run_key(model, p, dataset.describe())
-    checkpoint = fit(model, dataset.train, dataset.val, p, key, resume=resume)
-    trained = build(p)  # in float32, to be at home anywhere
+        convolutions = [one for one in network.layers if isinstance(one, keras.layers.Conv2D)]
+        whiten(convolutions[0], dataset.train.images)
+    name = run_key(model, p, dataset.describe())
+    done = fit(model, dataset.train, dataset.val, p, name, resume=resume)
+    trained = build(p)  # in float32, which every machine computes alike
     trained.set_weights(network.get_weights())
-    return Run(
-        trained,
-        checkpoint.history,
-        checkpoint.best_epoch,
-        checkpoint.seconds,
-        key,
-        checkpoint.interrupted,
-    )
+    return Run(trained, done.history, done.best_epoch, done.seconds, name, done.interrupted)
 
 
 def key(
     hyperparameters: dict, dataset: Dataset, *, build: Callable[[dict], keras.Model] = cnn.build
 ) -> str:
-    """The key of the run that `train` would make, by which `catsdogs.training.records.find` knows one that is on record."""
+    """The key of the run that `train` would make: `catsdogs.training.records.find` looks it up."""
     return run_key(training_model(hyperparameters, build)[0], hyperparameters, dataset.describe())
 
 
 def save(
     name: str, run: Run, hyperparameters: dict, dataset: Dataset, metrics: dict, **options
 ) -> None:
-    """Save a run of `train` and its record; `options` are those of `catsdogs.training.records.save_run`."""
+    """Save the model and the record of a run; `options` as in `records.save_run`."""
     records.save_run(
         name,
         run.model,
@@ -211,34 +217,33 @@ def fit(
     *,
     resume: bool = True,
 ) -> Checkpoint:
-    """Compile `model` and fit it to `train`, with checkpoints and live curves; it ends with the weights of the epoch to keep.
+    """Compile and fit `model`, with checkpoints and live curves; the best epoch is restored.
 
-    `train` and `val` are `Photos`, or anything that has ``images`` and ``labels`` like them.
+    `train` and `val` are `Photos`, or anything else with ``images`` and ``labels``, such as feature
+    maps. `key` names the run for its checkpoint.
     """
     p = hyperparameters
     batches = Batches(train, p["BATCH_SIZE"], p["SEED"])
-    # The sparse one is the categorical cross-entropy for labels that are numbers, 0 or 1, not rows such as (0, 1).
+    # The sparse one takes labels that are numbers, 0 or 1, where the other takes rows, (0, 1).
     loss = "sparse_categorical_crossentropy" if p.get("SOFTMAX") else "binary_crossentropy"
     model.compile(
         optimizer(p, batches.steps), loss, metrics=["accuracy"], jit_compile=backend.jit_compile()
     )
-    seconds = estimate_seconds(model, batches, p["EPOCHS"])
-    print(
-        f"{backend.device()}, Keras on {backend.name()}, {p['PRECISION']}: about {duration(seconds)} for {p['EPOCHS']} epochs"
-    )
+    time = duration(estimate_seconds(model, batches, p["EPOCHS"]))
+    where = f"{backend.device()}, Keras on {backend.name()}, {p['PRECISION']}"
+    print(f"{where}: about {time} for {p['EPOCHS']} epochs")
 
-    checkpoint = Checkpoint(
-        f"{key}-{p['PRECISION']}", batches, resume=resume, keep=p.get("KEEP", "best")
-    )
-    ema = [EMAWeights()] if model.optimizer.use_ema else []
+    name = f"{key}-{p['PRECISION']}"
+    checkpoint = Checkpoint(name, batches, resume=resume, keep=p.get("KEEP", "best"))
+    average = [EMAWeights()] if model.optimizer.use_ema else []
     model.fit(
         batches,
         steps_per_epoch=batches.steps,
-        shuffle=False,  # batches come shuffled
+        shuffle=False,  # the batches are shuffled already
         validation_data=(val.images, val.labels[:, None]),
         validation_batch_size=128,
         epochs=p["EPOCHS"],
-        callbacks=[checkpoint, *ema, LiveCurves(checkpoint)],
+        callbacks=[checkpoint, *average, LiveCurves(checkpoint)],
         verbose=0,
     )
     return checkpoint

@@ -1,11 +1,13 @@
-"""Live curves while a model trains, and the time that is left."""
+"""Live curves while a model trains, and an estimate of the time left."""
 
 import contextlib
 import contextvars
 import os
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
+import ipywidgets as widgets
 from IPython import get_ipython
 from IPython.display import HTML, Image, display
 
@@ -15,13 +17,13 @@ from catsdogs.text import duration
 from catsdogs.training.batches import Batches
 from catsdogs.training.checkpoint import Checkpoint
 
-#: Widgets to draw live curves into, (HTML, Image), instead of the output of the cell that runs: see `live_in`.
+#: The widgets that live curves go to, (HTML, Image), in place of the cell's output: see `live_in`.
 _live_widgets = contextvars.ContextVar("live_widgets", default=None)
 
 
 @contextlib.contextmanager
-def live_in(line, picture):
-    """While this lasts, `LiveCurves` writes into `line`, an ipywidgets HTML, and draws into `picture`, an Image."""
+def live_in(line: widgets.HTML, picture: widgets.Image) -> Iterator[None]:
+    """Within this context, `LiveCurves` writes into `line` and draws into `picture`."""
     token = _live_widgets.set((line, picture))
     try:
         yield
@@ -30,19 +32,20 @@ def live_in(line, picture):
 
 
 class LiveCurves(keras.callbacks.Callback):
-    """Draws loss and accuracy after every epoch, with the time left; outside a notebook prints a line instead.
+    """Draws loss and accuracy after every epoch, with the time left.
 
-    `checkpoint` gives the epochs from before an interruption.
+    Outside a notebook it prints one line per epoch instead. `checkpoint`, if there is one, has the
+    epochs from before an interruption, and the epoch that will be kept.
     """
 
-    def __init__(self, checkpoint: Checkpoint):
+    def __init__(self, checkpoint: Checkpoint | None = None):
         super().__init__()
         self.checkpoint = checkpoint
 
     def on_train_begin(self, logs=None):
         self.in_notebook = get_ipython() is not None and hasattr(get_ipython(), "kernel")
-        self.first_epoch = self.checkpoint.epochs_done
-        self.started, self.last_shown = time.monotonic(), 0.0
+        self.first_epoch = self.checkpoint.epochs_done if self.checkpoint else 0
+        self.started, self.last_shown, self.history = time.monotonic(), 0.0, {}
         self.picture = b""
         if self.in_notebook and not _live_widgets.get():
             self.places = [display(HTML(""), display_id=True) for _ in range(2)]
@@ -56,40 +59,34 @@ class LiveCurves(keras.callbacks.Callback):
 
     def on_epoch_end(self, epoch, logs=None):
         if not self.in_notebook:
-            print(
-                f"epoch {epoch + 1}/{self.params['epochs']}  "
-                + "  ".join(f"{name} {value:.4f}" for name, value in logs.items()),
-                flush=True,
-            )
+            measured = "  ".join(f"{name} {value:.4f}" for name, value in logs.items())
+            print(f"epoch {epoch + 1}/{self.params['epochs']}  {measured}", flush=True)
             return
-        figure = plots.curves(
-            self.checkpoint.history,
-            best_epoch=self.checkpoint.best_epoch,
-            epochs=self.params["epochs"],
-        )
+        for name, value in logs.items():
+            self.history.setdefault(name, []).append(float(value))
+        history, best = self.history, None
+        if self.checkpoint:
+            history, best = self.checkpoint.history, self.checkpoint.best_epoch
+        figure = plots.curves(history, best_epoch=best, epochs=self.params["epochs"])
         self.picture = plots.to_png(figure)
         self._progress(1.0)
 
     def on_train_end(self, logs=None):
         if self.in_notebook:
-            done = self.checkpoint.epochs_done
-            self._show(
-                f"Trained {done} epoch{'s' if done != 1 else ''} in {duration(self.checkpoint.seconds)}."
-            )
+            done, seconds = self.epoch + 1, time.monotonic() - self.started
+            if self.checkpoint:
+                done, seconds = self.checkpoint.epochs_done, self.checkpoint.seconds
+            self._show(f"Trained {done} epoch{'s' if done != 1 else ''} in {duration(seconds)}.")
 
     def _progress(self, share):
         self.last_shown = time.monotonic()
-        done = self.epoch - self.first_epoch + share
-        left = (
-            (time.monotonic() - self.started)
-            / done
-            * (self.params["epochs"] - self.first_epoch - done)
-        )
-        line = f"Epoch {self.epoch + 1} of {self.params['epochs']}, {share:.0%} · {duration(left)} left"
+        epochs, done = self.params["epochs"], self.epoch - self.first_epoch + share
+        per_epoch = (time.monotonic() - self.started) / done
+        left = per_epoch * (epochs - self.first_epoch - done)
+        line = f"Epoch {self.epoch + 1} of {epochs}, {share:.0%} · {duration(left)} left"
         self._show(line)
-        if terminal := os.environ.get(
-            "CATSDOGS_TERMINAL"
-        ):  # set where a terminal runs the notebooks
+        terminal = os.environ.get("CATSDOGS_TERMINAL")  # set where a terminal runs the notebooks
+        if terminal:
             try:
                 Path(terminal).write_text(f"\r{line:<50}\r")
             except OSError:
@@ -105,7 +102,10 @@ class LiveCurves(keras.callbacks.Callback):
 
 
 def estimate_seconds(model: keras.Model, batches: Batches, epochs: int, *, steps: int = 5) -> float:
-    """About how long training `epochs` will take, from timing a few steps; the model is left as it was."""
+    """Estimate how long training `epochs` will take, by timing a few steps.
+
+    `model` must be compiled; its weights, optimizer and metrics are left as they were.
+    """
     if model.optimizer is not None and not model.optimizer.built:
         model.optimizer.build(model.trainable_variables)
     variables = [*model.variables, *model.optimizer.variables]
@@ -119,5 +119,5 @@ def estimate_seconds(model: keras.Model, batches: Batches, epochs: int, *, steps
     for variable, value in zip(variables, before):
         variable.assign(value)
     model.reset_metrics()
-    # Validation is a forward pass over an eighth as many photos, about a third of the cost each.
+    # Validation is a forward pass over an eighth as many photos, at about a third of the cost each.
     return seconds * batches.steps * epochs * 1.05

@@ -1,4 +1,4 @@
-"""A panel in the notebook: change hyperparameters, press Train, see the new curves over the earlier ones."""
+"""A panel in the notebook: change hyperparameters, press Train, compare the curves."""
 
 from collections.abc import Callable
 
@@ -12,11 +12,11 @@ from catsdogs.training.live import live_in
 def training_panel(
     train: Callable[[dict], dict], hyperparameters: dict, history: dict | None = None
 ) -> widgets.Widget:
-    """A widget with a field for each hyperparameter that can be changed without loading photos anew.
+    """A widget with a field for each hyperparameter that needs no photos to be loaded again.
 
-    `train` takes a dictionary of all hyperparameters and returns the history of the run, as Keras keeps
-    it. `hyperparameters` are the values to begin with; `history` is a run to compare with, if there is
-    one. Nothing is trained until Train is pressed.
+    `train` takes a dictionary of all hyperparameters and returns the history of the run, as Keras
+    keeps it. `hyperparameters` are the initial values; `history` is a run to compare with. Nothing
+    is trained until Train is pressed.
     """
     fields = {
         "EPOCHS": widgets.BoundedIntText(min=1, max=500),
@@ -50,7 +50,7 @@ def training_panel(
         for index, value in enumerate(hyperparameters["FILTERS"], 1)
     ]
     button = widgets.Button(description="Train", button_style="primary", icon="play")
-    # Not all in one Output: JupyterLab does not change what one shows in place.
+    # Three widgets, not one Output: JupyterLab does not update in place what an Output shows.
     printed, line, picture = (
         widgets.Output(),
         widgets.HTML(),

@@ -15,7 +15,7 @@ _PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-l
 
 
 def run_name(name: str) -> str:
-    """`name`, with ``_synthetic`` behind it where the photos are the synthetic sample.
+    """`name`, with the suffix ``_synthetic`` where the photos are the synthetic sample.
 
     So a run on synthetic photos never replaces a model that was trained on real ones.
     """
@@ -35,9 +35,10 @@ def save_run(
     run_key: str | None = None,
     endings: Sequence[str] = ("keras", "h5"),
 ) -> Path:
-    """Save `model` as ``models/NAME.keras`` and ``models/NAME.h5``, or only one of them, and its record as ``models/NAME.json``.
+    """Save `model` as ``models/NAME.ENDING`` for each of `endings`, and its record.
 
-    What the record holds is said at `save_record`. Returns the record's path. Each file is replaced as a whole.
+    The record is described at `save_record`; its path is returned. Each file is replaced in one
+    step.
     """
     for ending in endings:
         with files.replacing(paths.models() / f"{name}.{ending}", same_ending=True) as partial:
@@ -71,13 +72,14 @@ def save_record(
     device: str | None = None,
     library: str | None = None,
 ) -> Path:
-    """Write the record of a run, ``models/NAME.json``, whose model is in `model_file`, of any kind. Returns its path.
+    """Write the record of a run, ``models/NAME.json``, and return its path.
 
-    `parameters` is how many the model has, `data` is `catsdogs.data.dataset.Dataset.describe`'s, `history` is as that of
-    `model.fit`, `metrics` maps a subset to `catsdogs.analysis.metrics.evaluate`'s result, `seconds` is the time spent
-    training, `run_key` is `catsdogs.training.checkpoint.run_key`'s, by which `find` knows the run again. `device` and
-    `library` say what it was trained on and with, by default those of Keras. The record adds the processor, library
-    versions and the model file's SHA-256.
+    `model_file` is the saved model, in any format, and `parameters` how many it has. `data` is the
+    description of `catsdogs.data.dataset.Dataset.describe`, `history` that of `model.fit`;
+    `metrics` maps a subset to the result of `catsdogs.analysis.metrics.evaluate`; `seconds` is the
+    time spent training. `run_key` is that of `catsdogs.training.checkpoint.run_key`, by which
+    `find` recognizes the run. `device` and `library` say what trained it, by default Keras's. The
+    record adds the processor, library versions and the SHA-256 of the model file.
     """
     return _write(
         {
@@ -113,7 +115,7 @@ def read(name: str) -> dict:
 
 
 def find(run_key: str, *names: str) -> str | None:
-    """The first of `names` whose run has this key: the same layers, hyperparameters and photos. None where none has."""
+    """The first of `names` whose record has this `run_key`, or None."""
     for name in names:
         try:
             if read(name).get("run_key") == run_key:
@@ -131,14 +133,14 @@ def add_metrics(name: str, subset: str, metrics: dict) -> None:
 
 
 def add_facts(name: str, **facts) -> None:
-    """Add `facts`, such as ``calibration={...}``, to the record of run `name`, in place of what it had by those names."""
+    """Set `facts`, such as ``calibration={...}``, in the record of run `name`."""
     _write(read(name) | facts)
 
 
 def load_model(name: str) -> keras.Model:
-    """The model of run `name`, which must be the one its record was written for.
+    """Load the model of run `name`, which must be the one that its record describes.
 
-    Raises `FileNotFoundError` or `ValueError` with what to do.
+    Raises `FileNotFoundError` where there is none, and `ValueError` where it is a different one.
     """
     record, path = read(name), paths.models() / f"{name}.keras"
     if not path.exists():
@@ -147,7 +149,8 @@ def load_model(name: str) -> keras.Model:
         )
     if files.sha256(path) != record["model_sha256"]:
         raise ValueError(
-            f"{paths.shown(path)} is not the model that {name}.json records: train again, or restore both"
+            f"{paths.shown(path)} is not the model that {name}.json describes: "
+            "train again, or restore both"
         )
     return keras.saving.load_model(path)
 

@@ -1,9 +1,9 @@
 /**
- * Turns a file into the pixels that the network sees: what catsdogs/decode.py does, with a browser's decoders.
+ * Decodes a file into the network's input, as catsdogs/data/decode.py does, with the browser's decoders.
  *
- * In Chromium, they are the same pixels, transparent ones too, but for WebP that EXIF says to turn, which it does not,
- * and for AVIF that is transparent or moves, whose colours it has a few levels darker. PNG without its end mark is
- * refused here, though Pillow does not miss it.
+ * In Chromium, the pixels are identical, including transparent ones, with two exceptions: it ignores the EXIF orientation
+ * of WebP, and decodes transparent or animated AVIF a few levels darker. PNG without its end marker is refused here, while
+ * Pillow accepts it.
  */
 
 import { resizeBilinear } from './resize.js';
@@ -11,18 +11,18 @@ import { resizeBilinear } from './resize.js';
 export const MAX_BYTES = 20_000_000;
 const MAX_PIXELS = 50_000_000;
 export const TOO_MANY_BYTES = `more than ${MAX_BYTES / 1e6} MB`;
-const TILE = 2048; // pixels a side: phones refuse canvases as large as their own photos
+const TILE = 2048; // pixels per side: phones refuse canvases as large as their own photos
 
-/** A file that is not a photo we can use. Its message says why, in a few words. */
+/** A file that cannot be used as a photo. Its message says why, in a few words. */
 export class PhotoError extends Error {}
 
-/** A photo as size × size pixels of red, green, blue: upright, stretched, transparency on white, its first frame. */
+/** A photo as size × size RGB pixels: upright, stretched, transparency on white; of an animation, the first frame. */
 export async function decode(file, size) {
   const bytes = await read(file);
   const found = inspect(bytes);
   if (!found) throw new PhotoError('no photo: expected JPEG, PNG, WebP, GIF, AVIF or BMP');
   refuseTooManyPixels(found);
-  // Browsers show what there is of a photo that was cut short; Pillow refuses it, and so do we.
+  // Browsers show as much as there is of a truncated photo; Pillow refuses it, and so do we.
   if (!found.whole) throw new PhotoError('damaged: the file is cut short');
   let bitmap;
   try {
@@ -37,7 +37,7 @@ export async function decode(file, size) {
     refuseTooManyPixels(bitmap);
     return resizeBilinear(toRgb(bitmap), bitmap.width, bitmap.height, size);
   } finally {
-    bitmap.close(); // do not wait with that for the garbage collector, which does not see how large it is
+    bitmap.close(); // the garbage collector does not know how large it is, and would wait
   }
 }
 
@@ -90,8 +90,8 @@ function toRgb(bitmap) {
 }
 
 /**
- * What the bytes of a file are, whatever its name and type say: { type, width, height, whole }, or null for no photo.
- * Browsers would decode more than we want, such as SVG. Width and height are missing where they are not cheap to find.
+ * The format of a file by its bytes, whatever its name and type: { type, width, height, whole }, or null for no photo.
+ * Browsers would decode more than we want, such as SVG. Width and height are left out where they are costly to find.
  */
 function inspect(bytes) {
   const view = new DataView(bytes.buffer);
@@ -124,8 +124,8 @@ function inspectJpeg(view) {
   while (at + 2 <= view.byteLength) {
     const marker = view.getUint8(at) === 0xff ? view.getUint8(at + 1) : 0;
     if (marker === 0xd9) return { ...found, whole: true };
-    if (marker === 0 || marker === 0xff) at += 1; // pixels, or what fills up before a marker
-    else if (marker === 0x01 || (marker >= 0xd0 && marker <= 0xd7)) at += 2; // markers that nothing belongs to
+    if (marker === 0 || marker === 0xff) at += 1; // pixels, or padding before a marker
+    else if (marker === 0x01 || (marker >= 0xd0 && marker <= 0xd7)) at += 2; // markers without a segment
     else {
       if (marker >= 0xc0 && marker <= 0xcf && ![0xc4, 0xc8, 0xcc].includes(marker)) {
         found.height = view.getUint16(at + 5);

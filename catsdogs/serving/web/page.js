@@ -1,17 +1,17 @@
-/** The page: takes photos in, has them classified, shows the answers. How they are classified is not its business. */
+/** The page: takes photos, passes them to a classifier (server.js or browser.js), shows the predictions. */
 
-const WORDS = { cat: 'Cat', dog: 'Dog', unsure: 'Not sure' };
-const BYTES_AT_ONCE = 20_000_000;
+const WORDS = { cat: 'Cat', dog: 'Dog', unsure: 'Unsure' };
+const BYTES_PER_BATCH = 20_000_000;
 
 const find = (selector, root = document) => root.querySelector(selector);
 const cards = find('#cards');
 const files = new WeakMap(); // a card's file
-let waiting = []; // cards, in the order in which they are classified
+let queue = []; // cards, in the order in which they are classified
 let done = 0;
 let classifier = null;
 let working = false;
 
-/* Taking photos in */
+/* Adding photos */
 
 for (const input of [find('#choose'), find('#take')]) {
   input.addEventListener('change', () => {
@@ -22,11 +22,11 @@ for (const input of [find('#choose'), find('#take')]) {
 
 addEventListener('paste', (event) => {
   if (event.clipboardData.files.length) add(event.clipboardData.files);
-  else notice('Nothing was added: what you pasted is not a picture.');
+  else notice('Nothing was added: what you pasted is not an image.');
 });
 
 addEventListener('dragover', (event) => {
-  event.preventDefault(); // or the browser would leave the page and open the photo
+  event.preventDefault(); // otherwise the browser would leave the page and open the photo
   find('#drop').classList.add('over');
 });
 addEventListener('dragleave', (event) => {
@@ -36,7 +36,7 @@ addEventListener('drop', (event) => {
   event.preventDefault();
   find('#drop').classList.remove('over');
   if (event.dataTransfer.files.length) add(event.dataTransfer.files);
-  else notice('Nothing was added: what you dropped is not a file. Save the picture first.');
+  else notice('Nothing was added: what you dropped is not a file. Save the image first.');
 });
 
 function add(list) {
@@ -48,11 +48,11 @@ function add(list) {
 
 function enqueue(added) {
   for (const card of added) {
-    card.dataset.state = 'waiting';
-    find('.word', card).textContent = 'Waiting…';
+    card.dataset.state = 'queued';
+    find('.word', card).textContent = 'Queued…';
   }
-  waiting.push(...added);
-  find('#answers').hidden = false;
+  queue.push(...added);
+  find('#predictions').hidden = false;
   showProgress();
   work();
 }
@@ -78,21 +78,21 @@ function makeCard(file) {
   return card;
 }
 
-/* Having them classified */
+/* Classifying them */
 
 async function work() {
   if (working || !classifier) return;
   working = true;
   cards.setAttribute('aria-busy', 'true');
-  while (waiting.length) {
-    const group = nextGroup();
-    for (const card of group) {
-      card.dataset.state = 'looking';
-      find('.word', card).textContent = 'Looking…';
+  while (queue.length) {
+    const batch = nextBatch();
+    for (const card of batch) {
+      card.dataset.state = 'classifying';
+      find('.word', card).textContent = 'Classifying…';
     }
-    const answers = await classify(group.map((card) => files.get(card)));
-    const shown = group.filter((card) => card.isConnected); // the others were cleared away meanwhile
-    group.forEach((card, index) => show(card, answers[index]));
+    const predictions = await classify(batch.map((card) => files.get(card)));
+    const shown = batch.filter((card) => card.isConnected); // the others were cleared meanwhile
+    batch.forEach((card, index) => show(card, predictions[index]));
     done += shown.length;
     announce(shown);
     showProgress();
@@ -103,52 +103,52 @@ async function work() {
   showProgress();
 }
 
-async function classify(group) {
+async function classify(batch) {
   try {
-    return await classifier.classify(group);
+    return await classifier.classify(batch);
   } catch (error) {
     console.error(error);
-    return group.map(() => ({ error: 'something went wrong', again: true }));
+    return batch.map(() => ({ error: 'something went wrong', again: true }));
   }
 }
 
-function nextGroup() {
-  const group = [];
+function nextBatch() {
+  const batch = [];
   let bytes = 0;
   do {
-    bytes += files.get(waiting[0]).size;
-    group.push(waiting.shift());
-  } while (waiting.length && group.length < classifier.atOnce && bytes + files.get(waiting[0]).size <= BYTES_AT_ONCE);
-  return group;
+    bytes += files.get(queue[0]).size;
+    batch.push(queue.shift());
+  } while (queue.length && batch.length < classifier.batchSize && bytes + files.get(queue[0]).size <= BYTES_PER_BATCH);
+  return batch;
 }
 
-/* Showing the answers */
+/* Showing the predictions */
 
-function show(card, answer) {
-  if (answer.error) {
+function show(card, prediction) {
+  if (prediction.error) {
     card.dataset.state = 'failed';
-    find('.word', card).textContent = 'No answer';
-    explain(card, sentence(answer.error));
-    find('.again', card).hidden = !answer.again;
+    find('.word', card).textContent = 'No prediction';
+    explain(card, sentence(prediction.error));
+    find('.again', card).hidden = !prediction.again;
     return;
   }
-  const percent = wholePercent(answer.confidence);
-  Object.assign(card.dataset, { state: 'done', label: answer.label, probability: answer.probability });
-  find('.word', card).textContent = WORDS[answer.label];
-  find('.sure', card).textContent = `${percent}% sure`;
+  const percent = wholePercent(prediction.confidence);
+  Object.assign(card.dataset, { state: 'done', label: prediction.label, probability: prediction.probability });
+  find('.word', card).textContent = WORDS[prediction.label];
+  find('.percent', card).textContent = `${percent}% confidence`;
   find('.meter', card).setAttribute('aria-valuenow', percent);
-  find('.meter', card).setAttribute('aria-valuetext', `${percent}% sure`);
+  find('.meter', card).setAttribute('aria-valuetext', `${percent}% confidence`);
   find('.meter', card).style.setProperty('--percent', percent);
   find('.confidence', card).hidden = false;
-  explain(card, answer.label === 'unsure'
-    ? `More likely a ${answer.probability >= 0.5 ? 'dog' : 'cat'}, ${percent}%, but that is too close to call.` : '');
-  if (answer.map) {
-    drawHeat(find('canvas', card), answer.map);
-    find('#heat-choice').hidden = false;
+  explain(card, prediction.label === 'unsure'
+    ? `More likely a ${prediction.probability >= 0.5 ? 'dog' : 'cat'}, ${percent}%, but too close to call.` : '');
+  if (prediction.map) {
+    drawHeatmap(find('canvas', card), prediction.map);
+    find('#heatmap-choice').hidden = false;
   }
 }
 
-/** Rounded down: no network is 100% sure, and what is short of the threshold must not look as if it were not. */
+/** Rounded down: no network is 100% certain, and a confidence just below the threshold must not look as if it reached it. */
 function wholePercent(share) {
   return Math.min(Math.floor(share * 100 + 1e-6), 99);
 }
@@ -163,13 +163,13 @@ function sentence(words) {
   return /[.!?]$/.test(text) ? text : `${text}.`;
 }
 
-/** Draws a map of values from 0 to 255 as a glow. It stretches over the photo, as the network saw it stretched. */
-function drawHeat(canvas, { width, height, values }) {
+/** Draws Grad-CAM values, 0 to 255, as a heatmap, stretched over the photo as the network's input was. */
+function drawHeatmap(canvas, { width, height, values }) {
   const small = Object.assign(document.createElement('canvas'), { width, height });
   const pixels = new ImageData(width, height);
   values.forEach((value, index) => {
     const heat = value / 255;
-    // From nothing over red to yellow: what is bright stands out on any photo, and what is cold stays as it is.
+    // From transparent over red to yellow, which stands out on any photo.
     pixels.data.set([255, 40 + 190 * heat ** 1.5, 60 * heat, 190 * heat ** 1.2], index * 4);
   });
   small.getContext('2d').putImageData(pixels, 0, 0);
@@ -180,49 +180,49 @@ function drawHeat(canvas, { width, height, values }) {
 }
 
 function showProgress() {
-  const total = done + waiting.length + cards.querySelectorAll('[data-state=looking]').length;
+  const total = done + queue.length + cards.querySelectorAll('[data-state=classifying]').length;
   const busy = total > done;
   find('#bar').hidden = !busy || !classifier;
   if (!classifier) return;
-  find('#progress').textContent = busy && total > 1 ? `${done} of ${total} photos looked at` : busy ? 'Looking…' : '';
+  find('#progress').textContent = busy && total > 1 ? `${done} of ${total} photos classified` : busy ? 'Classifying…' : '';
   find('#bar').max = total || 1;
   find('#bar').value = done;
 }
 
-function announce(group) {
-  if (group.length > 3) {
-    const count = (label) => group.filter((card) => card.dataset.label === label).length;
-    const failed = group.filter((card) => card.dataset.state === 'failed').length;
-    say(`${group.length} photos: ${count('dog')} dogs, ${count('cat')} cats, ${count('unsure')} not sure, `
-      + `${failed} without an answer.`);
+function announce(batch) {
+  if (batch.length > 3) {
+    const count = (label) => batch.filter((card) => card.dataset.label === label).length;
+    const failed = batch.filter((card) => card.dataset.state === 'failed').length;
+    say(`${batch.length} photos: ${count('dog')} dogs, ${count('cat')} cats, ${count('unsure')} unsure, `
+      + `${failed} without a prediction.`);
   } else {
-    say(group.map((card) => ['.name', '.word', '.sure', '.why'].map((part) => find(part, card).textContent)
+    say(batch.map((card) => ['.name', '.word', '.percent', '.why'].map((part) => find(part, card).textContent)
       .filter(Boolean).join(', ')).join('; '));
   }
 }
 
-/** Tells screen readers what is to be seen on the page already. */
+/** For screen readers: what is visible on the page already. */
 function say(text) {
   find('#said').textContent = text;
 }
 
-/** Tells everyone. */
+/** For everyone. */
 function notice(text) {
   find('#progress').textContent = text;
   say(text);
 }
 
-find('#heat').addEventListener('change', showHeat);
-function showHeat() {
-  cards.classList.toggle('heat', find('#heat').checked);
+find('#heatmap').addEventListener('change', toggleHeatmap);
+function toggleHeatmap() {
+  cards.classList.toggle('heatmap', find('#heatmap').checked);
 }
 
 find('#clear').addEventListener('click', () => {
   for (const image of cards.querySelectorAll('img')) URL.revokeObjectURL(image.src);
   cards.replaceChildren();
-  waiting = [];
+  queue = [];
   done = 0;
-  find('#answers').hidden = find('#heat-choice').hidden = true;
+  find('#predictions').hidden = find('#heatmap-choice').hidden = true;
   showProgress();
   say('All photos were cleared.');
   find('#choose').focus(); // the button that had the focus is gone
@@ -230,7 +230,7 @@ find('#clear').addEventListener('click', () => {
 
 /* Starting */
 
-showHeat();
+toggleHeatmap();
 find('#progress').textContent = 'Loading the network…';
 try {
   const { default: createClassifier } = await import('./' + document.body.dataset.classifier);

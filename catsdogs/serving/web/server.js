@@ -1,33 +1,33 @@
-/** The classifier behind a server: photos go there, answers come back. */
+/** The classifier of the HTTP service: photos are uploaded, predictions come back. */
 
 import { MAX_BYTES, TOO_MANY_BYTES } from './decode.js';
 
 const PHOTOS_PER_REQUEST = 16;
 const LONGEST_WAIT_SECONDS = 30;
 
-/** `about` is a sentence on the network; `classify` gives an answer or an `error` in words for each file. */
+/** `about` describes the model; `classify` returns a prediction, or an `error` in words, for each file. */
 export default async function createClassifier() {
   let about = '';
   try {
     about = (await (await fetch('health')).json()).about ?? '';
   } catch {
-    // Not worth a word here: a server that cannot be reached will be told of with the first photo.
+    // No error here: a server that cannot be reached is reported with the first photo.
   }
-  return { about, privacy: 'Photos are sent to this server to be looked at.', atOnce: PHOTOS_PER_REQUEST, classify };
+  return { about, privacy: 'Photos are uploaded to this server and classified there.', batchSize: PHOTOS_PER_REQUEST, classify };
 }
 
 async function classify(files) {
-  const answers = await Promise.all(files.map(refuse));
-  const sent = files.filter((_, index) => !answers[index]);
+  const refusals = await Promise.all(files.map(refuse));
+  const sent = files.filter((_, index) => !refusals[index]);
   const received = sent.length ? await send(sent) : [];
-  return answers.map((answer) => answer ?? received.shift());
+  return refusals.map((refusal) => refusal ?? received.shift());
 }
 
-/** What need not be uploaded to be refused. */
+/** An error for a file that would be refused anyway, so that it need not be uploaded; else null. */
 async function refuse(file) {
   if (file.size > MAX_BYTES) return { error: TOO_MANY_BYTES };
   try {
-    await file.slice(0, 1).arrayBuffer(); // or `fetch` would fail just as it does without a network
+    await file.slice(0, 1).arrayBuffer(); // otherwise `fetch` would fail as it does when offline
     return null;
   } catch {
     return { error: 'cannot be read: a folder, or a file that is no longer there' };
@@ -50,16 +50,16 @@ async function send(files) {
   }
   if (body.photos?.length === files.length) return body.photos;
   if (response.status === 503) return all('the server is busy: try again in a minute', true);
-  // One photo may be why all were refused.
-  if (files.length > 1 && response.status < 500) return (await eachAlone(files)).flat();
-  const detail = typeof body.detail === 'string' ? body.detail : `the server answered ${response.status}`;
+  // A single photo may be the reason why all were refused.
+  if (files.length > 1 && response.status < 500) return (await oneByOne(files)).flat();
+  const detail = typeof body.detail === 'string' ? body.detail : `the server responded with ${response.status}`;
   return all(detail, response.status === 408 || response.status >= 500);
 }
 
-async function eachAlone(files) {
-  const answers = [];
-  for (const file of files) answers.push(await send([file]));
-  return answers;
+async function oneByOne(files) {
+  const predictions = [];
+  for (const file of files) predictions.push(await send([file]));
+  return predictions;
 }
 
 function post(files) {

@@ -1,0 +1,363 @@
+"""Gets the photos into ``data/PetImages/{Cat,Dog}/N.jpg`` from each source; the command line.
+
+``download("microsoft")`` is what notebooks call, `main` what ``./download_data.sh`` and
+``catsdogs download`` run. Standard library only (the synthetic sample needs NumPy and Pillow),
+Python 3.9 or newer: it runs before anything is installed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import hashlib
+import os
+import re
+import shutil
+import signal
+import sys
+import threading
+import urllib.parse
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from catsdogs import files, paths
+from catsdogs.data import kaggle, store, unpack
+from catsdogs.data.errors import DISK_FULL, ArchiveError, DownloadError, UnreachableError
+from catsdogs.data.progress import say
+
+__all__ = ["DownloadError", "UnreachableError", "download", "main"]
+
+MICROSOFT = (
+    "https://download.microsoft.com/download/3/E/1/3E1C3F21-ECDB-4869-8368-6DEBA77B919F/"
+    "kagglecatsanddogs_5340.zip"
+)
+MICROSOFT_SHA256 = "b7974bd00a84a99921f36ee4403f089853777b5ae8d151c76a86e64900334af9"
+
+SOURCES = ("microsoft", "kaggle", "zip", "synthetic")
+
+DESCRIPTION = """\
+Puts the photos into data/PetImages/Cat and data/PetImages/Dog.
+
+sources:
+  microsoft   25,000 photos, 786 MB, from Microsoft; no account needed (default)
+  kaggle      the same photos, and 12,500 unlabelled ones into data/test;
+              needs a Kaggle account
+  zip FILE    from an archive you have: Microsoft's, or Kaggle's with or without
+              its outer archive
+  synthetic   a few hundred computer-generated cats and dogs; no download
+
+Run it again after an interruption: a download resumes where it stopped, and photos
+that are already there are left alone (synthetic ones are replaced by real ones)."""
+
+DETAILS = """\
+environment:
+  CATSDOGS_DATA         the folder to use instead of data/
+  CATSDOGS_URL          a different address of Microsoft's archive
+  CATSDOGS_TRIES        how often a download is tried (10)
+  CATSDOGS_PAUSE        seconds between two tries (5)
+  CATSDOGS_COMPETITION  the one Kaggle competition to use (dogs-vs-cats, then
+                        dogs-vs-cats-redux-kernels-edition)
+  CATSDOGS_KAGGLE       the kaggle command (.venv/bin/kaggle, else kaggle)
+  CATSDOGS_SYNTHETIC    synthetic photos per class (240)
+  http_proxy, https_proxy, all_proxy, no_proxy as usual
+
+exit status: 0 the photos are there, 1 they are not, 2 wrong usage,
+3 no source could be reached (no network, or nothing at the address any more),
+130 interrupted."""
+
+
+def download(source: str = "microsoft", *, synthetic_fallback: bool = False) -> None:
+    """Get the photos from `source`, unless they are there already; shows its progress on stderr.
+
+    `source` is ``"microsoft"``, ``"kaggle"``, ``"zip FILE"`` (a path, blanks and all, relative to
+    the current folder) or ``"synthetic"``. With `synthetic_fallback`, the synthetic sample is used
+    where the source cannot be reached, and a message says so. Raises ValueError for an unknown
+    source, UnreachableError if the source cannot be reached and there is no fallback, and
+    DownloadError for every other failure; nothing half-made is left in any case.
+    """
+    name, _, file = source.strip().partition(" ")
+    name = "synthetic" if name == "drawn" else name  # its name in earlier versions
+    if name not in SOURCES or bool(file) != (name == "zip"):
+        raise ValueError(
+            f"the source is {source!r}; microsoft, kaggle, zip FILE or synthetic was expected"
+        )
+    get(name, Path(file.strip()).expanduser() if file else None, synthetic_fallback)
+
+
+def get(source: str, file: Path | None = None, synthetic_fallback: bool = False) -> None:
+    """As `download`; `source` is one of SOURCES, and `file` the archive if it is ``"zip"``."""
+    if source == "zip":
+        check_readable(file)
+    try:
+        with store.locked() as lock:
+            try:
+                get_missing(source, file, lock)
+            finally:
+                shutil.rmtree(store.staging(), ignore_errors=True)
+                with contextlib.suppress(OSError):
+                    paths.downloads().rmdir()  # unless something is left to resume
+    except OSError as error:
+        raise explained(error) from error
+    except UnreachableError as error:
+        if not synthetic_fallback:
+            raise
+        say(str(error))
+        print(
+            "\nNo source of photos can be reached. Carrying on with the synthetic sample: every "
+            "figure and number\nof this run is marked as synthetic. With the real photos on disk: "
+            "./download_data.sh zip FILE\n",
+            flush=True,
+        )
+        get("synthetic")
+
+
+def get_missing(source: str, file: Path | None, lock: int) -> None:
+    """Get what `source` has and data/ lacks, and print what is there then."""
+    needed = store.needed(source)
+    if needed == store.NOTHING:
+        return
+    if source == "microsoft":
+        from_microsoft()
+    elif source == "kaggle":
+        from_kaggle(test_only=needed == store.UNLABELLED, lock=lock)
+    elif source == "zip":
+        from_zip(file)
+    else:
+        make_synthetic()
+    print(
+        f"{paths.shown(paths.photos())} is ready: {store.in_words(store.counts(paths.photos()))}."
+    )
+    if unlabelled := store.count(paths.unlabelled()):
+        print(f"{paths.shown(paths.unlabelled())} holds {unlabelled:,} unlabelled photos.")
+
+
+def explained(error: OSError) -> DownloadError:
+    """An error of the operating system in words that say what to do."""
+    if error.errno in DISK_FULL:
+        detail = "" if error.filename or not error.args[1:] else f" ({error.args[1]})"
+        return DownloadError(
+            f"The disk of {paths.shown(paths.data())} is full{detail}. "
+            "Nothing was changed: make room, then run this again."
+        )
+    where = f"{error.filename}: " if error.filename else ""
+    return DownloadError(
+        f"{where}{error.strerror or error}. Nothing half-made was left: "
+        "correct that, then run this again."
+    )
+
+
+# --- the sources ----------------------------------------------------------------------------------
+
+
+def from_microsoft() -> None:
+    """Download Microsoft's archive, or the one at CATSDOGS_URL, and unpack it."""
+    # Imported late: HTTP and TLS take longer to load than all the rest of the command line.
+    from catsdogs.data import transfer
+
+    url = os.environ.get("CATSDOGS_URL") or MICROSOFT
+    tries = number("CATSDOGS_TRIES", 10, int, 1)
+    pause = number("CATSDOGS_PAUSE", 5, float, 0)
+    transfer.check_address(url)
+    name = re.sub(r"[^\w.-]", "_", urllib.parse.urlsplit(url).path.split("/")[-1], flags=re.ASCII)
+    if url != MICROSOFT:
+        # Parts from two addresses must not be mixed, so the address is part of the file's name.
+        name = f"{hashlib.sha256(url.encode()).hexdigest()[:10]}-{name[-100:]}"
+    paths.downloads().mkdir(exist_ok=True)
+    file = paths.downloads() / name
+    advice = "use a different source: kaggle, zip FILE or synthetic (see --help)"
+    transfer.fetch(url, file, check=is_zip, tries=tries, pause=pause, advice=advice)
+    with removed_after_use(file):
+        install("microsoft", file, MICROSOFT_SHA256 if url == MICROSOFT else None)
+
+
+def is_zip(file: Path) -> None:
+    """Raise ArchiveError unless `file` is a complete zip archive of harmless members."""
+    unpack.open_zip(file).close()
+
+
+def from_kaggle(test_only: bool, lock: int) -> None:
+    """Download a competition's archive with the kaggle command, and unpack it."""
+    archive = kaggle.download(paths.downloads(), test_only, inherit=lock)
+    with removed_after_use(archive):
+        install("kaggle", archive, test_only=test_only)
+    shutil.rmtree(archive.parent)
+
+
+def from_zip(file: Path) -> None:
+    """Unpack an archive of the user's, which is left alone."""
+    try:
+        install("zip", file)
+    except ArchiveError as error:
+        raise ArchiveError(
+            f"{error} Nothing was changed: get the archive again from where it came."
+        ) from None
+
+
+def make_synthetic() -> None:
+    """Generate the synthetic sample; raises DownloadError without NumPy or Pillow."""
+    per_class = number("CATSDOGS_SYNTHETIC", 240, int, 1)
+    try:
+        from catsdogs.data import synthetic
+    except ImportError as error:
+        raise DownloadError(
+            f"The synthetic sample needs {error.name or 'more packages'}, which is not installed. "
+            "Run `make install` first."
+        ) from None
+    store.staging().mkdir()
+    folder = store.staging() / "PetImages"
+    synthetic.write(folder, per_class=per_class)
+    photos = [photo for name in store.CLASSES for photo in (folder / name).iterdir()]
+    store.commit(
+        {
+            "source": "synthetic",
+            "archive": None,
+            "sha256": store.digest(folder),
+            "bytes": sum(photo.stat().st_size for photo in photos),
+            "photos": store.counts(folder),
+            "unlabelled": store.count(paths.unlabelled()),
+        }
+    )
+
+
+def check_readable(file: Path) -> None:
+    """Raise DownloadError unless `file` is a file that may be read."""
+    if not file.is_file():
+        raise DownloadError(
+            f"There is no file {file.absolute()}.\nGive the path of an archive: zip FILE"
+        )
+    if not os.access(file, os.R_OK):
+        raise DownloadError(
+            f"The file {file.absolute()} may not be read.\n"
+            "Change its permissions, then run this again."
+        )
+
+
+@contextlib.contextmanager
+def removed_after_use(archive: Path) -> Iterator[None]:
+    """Remove an archive that we downloaded once it is unpacked, or found to be of no use."""
+    try:
+        yield
+    except ArchiveError as error:
+        archive.unlink()
+        with contextlib.suppress(OSError):
+            archive.parent.rmdir()
+        raise ArchiveError(f"{error} It was removed: run this again to download it anew.") from None
+    archive.unlink()
+
+
+def install(source: str, file: Path, sha256: str | None = None, test_only: bool = False) -> None:
+    """Unpack the archive `file` and make its photos those of the project.
+
+    `sha256` is the expected checksum, if one is known; a different one is only told, as every
+    photo has a checksum of its own. Errors: see `catsdogs.data.unpack.unpack`.
+    """
+    found = files.sha256(file)
+    if sha256 and found != sha256:
+        say(
+            f"{file.name} is not the file that is known from this address: its SHA-256 is {found}. "
+            "Each photo in it is now verified by its own checksum."
+        )
+    store.staging().mkdir()
+    unpack.unpack(file, store.staging(), test_only)
+    unlabelled = store.count(paths.unlabelled()) or store.count(store.staging() / "test")
+    if test_only:
+        record = {**store.read_record(), "unlabelled": unlabelled}
+    else:
+        record = {
+            "source": source,
+            "archive": file.name,
+            "sha256": found,
+            "bytes": file.stat().st_size,
+            "photos": store.counts(store.staging() / "PetImages"),
+            "unlabelled": unlabelled,
+        }
+    store.commit(record)
+
+
+def number(name: str, default: float, kind: type, least: int):
+    """The number in the environment variable `name`; raises DownloadError if it is not one."""
+    text = os.environ.get(name) or default
+    with contextlib.suppress(ValueError, OverflowError):
+        if least <= (value := kind(text)) < 10**6:
+            return value
+    what = "a whole number" if kind is int else "a number"
+    raise DownloadError(f"{name} is {text!r}; {what} from {least} to 999,999 was expected.")
+
+
+# --- the command line -----------------------------------------------------------------------------
+
+
+def add_arguments(parser: argparse.ArgumentParser) -> None:
+    """Add what the command line takes to `parser`; `main` checks that FILE comes with zip only."""
+    parser.formatter_class = argparse.RawDescriptionHelpFormatter
+    parser.description, parser.epilog = DESCRIPTION, DETAILS
+    parser.usage = "%(prog)s [-h] [microsoft | kaggle | zip FILE | synthetic]"
+    parser.add_argument("source", nargs="?", default="microsoft", help=argparse.SUPPRESS)
+    parser.add_argument("file", nargs="?", metavar="FILE", help=argparse.SUPPRESS)
+
+
+def main(
+    arguments: Sequence[str] | None = None,
+    *,
+    program: str = "./download_data.sh",
+    synthetic_fallback: bool = False,
+) -> int:
+    """Run the command line `arguments`; returns the exit status and never ends in a traceback.
+
+    `program` is the command's name in the help; `synthetic_fallback`: see `download`.
+    """
+    parser = argparse.ArgumentParser(prog=program)
+    add_arguments(parser)
+    chosen = parser.parse_args(arguments)
+    if chosen.source == "drawn":  # what earlier versions called it
+        chosen.source = "synthetic"
+    if chosen.source not in SOURCES:
+        parser.error(f"the source is {chosen.source!r}; {', '.join(SOURCES)} are known")
+    if chosen.source == "zip" and not chosen.file:
+        parser.error("zip needs the path of an archive: zip FILE")
+    if chosen.source != "zip" and chosen.file is not None:
+        parser.error(f"{chosen.source} takes nothing more, found {chosen.file!r}")
+    try:
+        with interruptible():
+            get(chosen.source, chosen.file and Path(chosen.file), synthetic_fallback)
+        return 0
+    except DownloadError as error:
+        say(str(error))
+        return error.status
+    except KeyboardInterrupt:
+        say("", "Stopped. Nothing half-made was left; run this again to resume where it stopped.")
+        return 130
+    except (
+        Exception
+    ) as error:  # a mistake of ours; a sentence serves a reader better than a traceback
+        say(f"This should not happen: {type(error).__name__}: {error}. Nothing half-made was left.")
+        return 1
+
+
+@contextlib.contextmanager
+def interruptible() -> Iterator[None]:
+    """Make SIGTERM and SIGHUP the same as Ctrl-C; nothing interrupts the clean-up after one."""
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    names = [name for name in ("SIGINT", "SIGTERM", "SIGHUP") if hasattr(signal, name)]
+    before = {getattr(signal, name): signal.getsignal(getattr(signal, name)) for name in names}
+    # What is ignored stays so, as under nohup.
+    ours = [number for number, handler in before.items() if handler is not signal.SIG_IGN]
+
+    def stop(number, frame):
+        for other in ours:
+            signal.signal(other, signal.SIG_IGN)
+        raise KeyboardInterrupt
+
+    for number in ours:
+        signal.signal(number, stop)
+    try:
+        yield
+    finally:
+        for number in ours:
+            signal.signal(number, before[number])
+
+
+if __name__ == "__main__":
+    sys.exit(main())

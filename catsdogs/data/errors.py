@@ -1,0 +1,22 @@
+"""The errors that end a download, each with the exit status that it stands for."""
+
+import errno
+
+#: What the operating system calls a full disk, a full quota, and a limit on the size of files.
+DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+
+
+class DownloadError(Exception):
+    """The photos cannot be had; the message says what was found, what was expected, what to do."""
+
+    status = 1
+
+
+class UnreachableError(DownloadError):
+    """No source answers: there is no network, or nothing at the address any more."""
+
+    status = 3
+
+
+class ArchiveError(DownloadError):
+    """The archive cannot be used; the message says what was found and what was expected."""

@@ -1,0 +1,253 @@
+"""The state of ``data/``: which photos are there, their record, and how new ones replace them.
+
+New photos are unpacked in ``data/.unpacking``. Once that folder is complete, record included, one
+rename to ``data/.unpacked`` makes it final; what is left to do, moving its parts to their places,
+is done by the next run (`finish`) if this one is killed. So whenever a run is killed, it leaves
+the old photos, the new ones, or a state that the next run turns into the new ones.
+
+Standard library only, Python 3.9 or newer: downloading needs it before anything is installed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import hashlib
+import json
+import os
+import re
+import shutil
+import sys
+from collections.abc import Iterator
+from datetime import datetime, timezone
+from pathlib import Path
+
+from catsdogs import files, paths
+from catsdogs.data.errors import DownloadError
+
+CLASSES = ("Cat", "Dog")
+PHOTO = re.compile(r"[0-9]+\.jpg")
+
+#: What `needed` finds missing.
+NOTHING, EVERYTHING, UNLABELLED = "nothing", "everything", "unlabelled photos"
+
+
+def staging() -> Path:
+    """Where photos are unpacked; worthless once the run that made it has ended."""
+    return paths.data() / ".unpacking"
+
+
+def unpacked() -> Path:
+    """Complete photos on their way to their places."""
+    return paths.data() / ".unpacked"
+
+
+def count(folder: Path) -> int:
+    """The number of ``N.jpg`` in `folder`; 0 if there is no such folder."""
+    if not folder.is_dir():
+        return 0
+    return sum(bool(PHOTO.fullmatch(name)) for name in os.listdir(folder))
+
+
+def counts(folder: Path) -> dict[str, int]:
+    """The number of photos per class in `folder`."""
+    return {name: count(folder / name) for name in CLASSES}
+
+
+def in_words(photos: dict[str, int]) -> str:
+    """``{"Cat": 12500, "Dog": 12500}`` as ``"12,500 cats and 12,500 dogs"``."""
+    return f"{photos['Cat']:,} cats and {photos['Dog']:,} dogs"
+
+
+def digest(folder: Path) -> str:
+    """SHA-256 of all photos of both classes, in order of class and number."""
+    total = hashlib.sha256()
+    for name in CLASSES:
+        found = [photo for photo in os.listdir(folder / name) if PHOTO.fullmatch(photo)]
+        for number in sorted(int(photo[: -len(".jpg")]) for photo in found):
+            photo = f"{name}/{number}.jpg"
+            total.update(f"{photo}\n".encode() + (folder / photo).read_bytes())
+    return total.hexdigest()
+
+
+@contextlib.contextmanager
+def locked() -> Iterator[int]:
+    """Keep every other run out of ``data/``, which is made if there is none, until the block ends.
+
+    Yields the descriptor of the open lock file. On POSIX the lock also lives on in any process
+    that inherits the descriptor, so a killed run's ``kaggle`` command still holds it. The operating
+    system drops it when the last holder ends, however it ends. Raises DownloadError if another
+    run holds the lock or the folder cannot be written to.
+    """
+    folder, shown = paths.data(), paths.shown(paths.data())
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise DownloadError(
+            f"The folder {shown} cannot be made: {error.strerror}. "
+            "Set CATSDOGS_DATA to a folder that you can write to."
+        ) from None
+    try:
+        lock = open(folder / ".lock", "a+b")
+    except OSError as error:
+        raise DownloadError(
+            f"The folder {shown} cannot be written to: {error.strerror}. "
+            "Correct that, or set CATSDOGS_DATA to a folder that you can write to."
+        ) from None
+    with lock:
+        try:
+            _lock(lock.fileno())
+        except OSError as error:
+            if error.errno in (errno.EAGAIN, errno.EACCES, errno.EDEADLK):
+                raise DownloadError(
+                    f"Another run is downloading into {shown}. "
+                    "Wait until it has ended, then run this again."
+                ) from None
+            # Some network file systems have no locks: better to go on than to refuse to work there.
+            print(
+                f"{shown} is on a file system without locks ({error.strerror}): "
+                "do not start a second download into it before this one has ended.",
+                file=sys.stderr,
+            )
+        yield lock.fileno()
+
+
+def _lock(descriptor: int) -> None:
+    """Lock an open file without waiting; raises OSError(EAGAIN or EACCES) if it is taken."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        import msvcrt
+
+        os.lseek(descriptor, 0, os.SEEK_SET)  # this lock is on one byte, at the current position
+        msvcrt.locking(descriptor, msvcrt.LK_NBLCK, 1)
+    else:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+
+
+def read_record() -> dict:
+    """The content of data/source.json, or an empty dict if it is missing or invalid."""
+    try:
+        record = json.loads(paths.source_file().read_text(encoding="utf-8"))
+        numbers = [record["photos"][name] for name in CLASSES]
+        if isinstance(record["source"], str) and all(isinstance(n, int) for n in numbers):
+            # "drawn" is what earlier versions called the synthetic sample.
+            return {**record, "source": "synthetic"} if record["source"] == "drawn" else record
+    except (FileNotFoundError, ValueError, KeyError, TypeError):
+        pass
+    return {}
+
+
+def write_record(file: Path, record: dict) -> None:
+    """Write data/source.json (or the one in `staging`) in one step; adds the time in UTC."""
+    finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
+    files.write(file, json.dumps({**record, "finished": finished}, indent=2) + "\n")
+
+
+def synthetic_untouched() -> bool:
+    """Whether data/PetImages is exactly the synthetic sample as made: only that is replaced."""
+    record = read_record()
+    return (
+        record.get("source") == "synthetic"
+        and record["photos"] == counts(paths.photos())
+        and record.get("sha256") == digest(paths.photos())
+    )
+
+
+def commit(record: dict) -> None:
+    """Make what is in `staging` the photos of the project, with `record` as data/source.json."""
+    write_record(staging() / paths.source_file().name, record)
+    os.rename(staging(), unpacked())
+    finish()
+
+
+def finish() -> None:
+    """Move what `commit` made final to its place; does nothing if everything is there already."""
+    new, old = unpacked() / "PetImages", unpacked() / "old"
+    if not unpacked().exists():
+        return
+    if new.exists():
+        if paths.photos().exists():
+            # Photos that somebody put there between two runs are kept.
+            if old.exists() or not synthetic_untouched():
+                shutil.rmtree(unpacked())
+                return
+            os.rename(paths.photos(), old)
+        os.rename(new, paths.photos())
+    if (unpacked() / "test").exists() and not paths.unlabelled().exists():
+        os.rename(unpacked() / "test", paths.unlabelled())
+    if (unpacked() / paths.source_file().name).exists():
+        os.replace(unpacked() / paths.source_file().name, paths.source_file())
+    shutil.rmtree(unpacked())
+
+
+def remove_empty(folder: Path) -> bool:
+    """Remove `folder` if it holds no file; returns whether there is no such folder now."""
+    for sub in (*(folder / name for name in CLASSES), folder):
+        with contextlib.suppress(OSError):  # not there, or not empty
+            sub.rmdir()
+    return not os.path.lexists(folder)
+
+
+def needed(source: str) -> str:
+    """What has to be fetched from `source`: NOTHING, EVERYTHING or UNLABELLED.
+
+    Prints what is there already. Completes a killed run, and adopts photos that were put there by
+    hand. Raises DownloadError if the photos that are there stand in the way of `source`.
+    """
+    finish()
+    shutil.rmtree(staging(), ignore_errors=True)  # what a killed run left
+    remove_empty(paths.unlabelled())
+    if remove_empty(paths.photos()):
+        return EVERYTHING
+    photos, folder = counts(paths.photos()), paths.shown(paths.photos())
+    if not all(photos.values()):
+        raise DownloadError(
+            f"{folder} holds {in_words(photos)} (Cat/N.jpg and Dog/N.jpg); at least one of each "
+            "was expected. Add what is missing, or move the folder away and run this again."
+        )
+    record = read_record()
+    if not record:
+        record = {
+            "source": "by hand",
+            "archive": None,
+            "sha256": None,
+            "bytes": None,
+            "photos": photos,
+            "unlabelled": count(paths.unlabelled()),
+        }
+        write_record(paths.source_file(), record)
+        record = read_record()
+    synthetic = record["source"] == "synthetic"
+    if synthetic and source != "synthetic":
+        if synthetic_untouched():
+            return EVERYTHING
+        raise DownloadError(
+            f"{folder} holds the synthetic sample, but its files have been changed since, so it is "
+            "not replaced. Move it away and run this again."
+        )
+
+    describe(record, photos)
+    if source == "synthetic" and not synthetic:
+        raise DownloadError(
+            f"Synthetic photos never replace real ones: move {folder} away to get synthetic ones."
+        )
+    if not synthetic and record["photos"] == photos and record["source"] != source:
+        print(f"To get them from {source} instead, move {folder} away and run this again.")
+    if source == "kaggle" and not paths.unlabelled().exists():
+        return UNLABELLED
+    return NOTHING
+
+
+def describe(record: dict, photos: dict[str, int]) -> None:
+    """Print which photos are there, and how their number differs from the one in `record`."""
+    folder, day = paths.shown(paths.photos()), str(record.get("finished"))[:10]
+    print(f"{folder} is there: {in_words(photos)}, source: {record['source']}, {day}.", flush=True)
+    missing = sum(max(0, record["photos"][name] - photos[name]) for name in CLASSES)
+    added = sum(max(0, photos[name] - record["photos"][name]) for name in CLASSES)
+    if missing or added:
+        print(
+            f"But {missing:,} photos are missing and {added:,} are new since {day}. "
+            f"To get the complete set again, move {folder} away and run this again.",
+            file=sys.stderr,
+        )

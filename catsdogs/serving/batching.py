@@ -1,0 +1,102 @@
+"""Dynamic batching: photos of concurrent requests go through the network in one batch."""
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import NamedTuple
+
+import numpy as np
+
+from catsdogs.data.decode import PhotoError, decode
+from catsdogs.serving.predictor import Predictor
+
+#: Photos in flight at a time, over all requests, at most: received and not yet answered.
+MAX_IN_FLIGHT = 512
+#: Images per batch, at most.
+MAX_BATCH = 32
+
+
+class TooManyInFlightError(Exception):
+    """The photos would exceed `MAX_IN_FLIGHT`."""
+
+
+class Output(NamedTuple):
+    """The network's output for one photo.
+
+    ``probability`` of "dog"; ``map``: Grad-CAM, uint8, (height, width), or None.
+    """
+
+    probability: float
+    map: np.ndarray | None
+
+
+class Batcher:
+    """Runs a `Predictor` on photos of concurrent requests, with dynamic batching.
+
+    While the network runs one batch, photos that arrive are queued; they are the next batch. Photos
+    are decoded on all cores. `observe_batch` is called with the size of each batch.
+    """
+
+    def __init__(self, predictor: Predictor, observe_batch: Callable[[int], None]):
+        self.predictor, self.observe_batch = predictor, observe_batch
+        self.queue, self.in_flight, self.runner = deque(), 0, None
+        self.decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self.network = ThreadPoolExecutor(1, "network")
+
+    async def predict(self, photos: list[bytes], with_map: bool) -> list[Output | PhotoError]:
+        """The network's output for each of `photos`, or the error of one that cannot be used.
+
+        Raises `TooManyInFlightError` where they would exceed `MAX_IN_FLIGHT`.
+        """
+        if self.in_flight + len(photos) > MAX_IN_FLIGHT:
+            raise TooManyInFlightError
+        self.in_flight += len(photos)
+        try:
+            return await asyncio.gather(*(self._predict(photo, with_map) for photo in photos))
+        finally:
+            self.in_flight -= len(photos)
+
+    async def _predict(self, photo, with_map):
+        loop = asyncio.get_running_loop()
+        try:
+            image = await loop.run_in_executor(self.decoders, decode, photo, self.predictor.size)
+        except PhotoError as error:
+            return error
+        future = loop.create_future()
+        self.queue.append((image, with_map, future))
+        if self.runner is None:
+            self.runner = loop.create_task(self._run())
+        return await future
+
+    async def _run(self):
+        loop = asyncio.get_running_loop()
+        try:
+            while self.queue:
+                batch = [self.queue.popleft() for _ in range(min(len(self.queue), MAX_BATCH))]
+                self.observe_batch(len(batch))
+                try:
+                    outputs = await loop.run_in_executor(self.network, self._run_batch, batch)
+                except Exception as error:
+                    # Every request must get a response, if only an error.
+                    for _, _, future in batch:
+                        if not future.done():
+                            future.set_exception(error)
+                    continue
+                for (_, _, future), output in zip(batch, outputs):
+                    if not future.done():  # the client may have disconnected
+                        future.set_result(output)
+        finally:
+            self.runner = None
+
+    def _run_batch(self, batch):
+        images = np.stack([image for image, _, _ in batch])
+        if not self.predictor.can_explain or not any(with_map for _, with_map, _ in batch):
+            return [Output(probability, None) for probability in self.predictor.predict(images)]
+        probabilities, maps = self.predictor.explain(images)
+        maps = (np.clip(maps, 0, 1) * 255).round().astype(np.uint8)
+        return [
+            Output(probability, heatmap if with_map else None)
+            for probability, heatmap, (_, with_map, _) in zip(probabilities, maps, batch)
+        ]

@@ -1,0 +1,91 @@
+"""Build the static site: the web page with the ONNX model, which runs in the visitor's browser."""
+
+import json
+import os
+import shutil
+import subprocess
+import tarfile
+import tempfile
+from pathlib import Path
+
+from catsdogs import paths
+from catsdogs.serving.predictor import ModelError, load_predictor
+
+#: ONNX Runtime Web, as the npm registry names it, and the files of it that the page loads.
+ORT_WEB = "onnxruntime-web@1.30.0"
+ORT_WEB_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+
+_WEB = Path(__file__).parent / "web"
+
+
+def build(onnx_path: Path, folder: Path) -> None:
+    """Build the static site for the model at `onnx_path` in `folder`; any web server can serve it.
+
+    ONNX Runtime Web comes from the npm registry, through the npm command; the page itself loads
+    nothing from another site. An earlier build in `folder` is replaced once the new one is
+    complete.
+
+    Raises `catsdogs.serving.predictor.ModelError` where npm is missing or fails, or `folder` holds
+    anything else.
+    """
+    ours = {path.name for path in _WEB.iterdir()} | {"model.json", "model.onnx", "ort"}
+    found = {path.name for path in folder.iterdir()} if folder.exists() else set()
+    if found and not {"browser.js", "model.onnx"} <= found <= ours:
+        raise ModelError(
+            f"{paths.shown(folder)} is not empty, and not an earlier build of the static site: "
+            "choose a different folder, or empty it"
+        )
+    predictor = load_predictor(onnx_path)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
+        site = Path(scratch, "site")
+        site.mkdir()
+        for path in _WEB.iterdir():
+            if path.suffix in (".js", ".css") and path.name != "server.js":
+                shutil.copy(path, site)
+        page = (_WEB / "index.html").read_text(encoding="utf-8")
+        page = page.replace('data-classifier="server.js"', 'data-classifier="browser.js"')
+        (site / "index.html").write_text(page, encoding="utf-8")
+        shutil.copy(onnx_path, site / "model.onnx")
+        settings = {
+            "file": "model.onnx",
+            "size": predictor.size,
+            "temperature": predictor.calibration.temperature,
+            "unsure_below": predictor.calibration.unsure_below,
+            "has_map": predictor.can_explain,
+            "about": predictor.facts.get("about", ""),
+        }
+        (site / "model.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        _fetch_ort(site / "ort", Path(scratch))
+        if folder.exists():
+            shutil.rmtree(folder)
+        os.replace(site, folder)
+
+
+def _fetch_ort(target, scratch):
+    try:
+        run = subprocess.run(
+            ["npm", "pack", "--silent", ORT_WEB],
+            cwd=scratch,
+            capture_output=True,
+            text=True,
+            timeout=300,
+        )
+    except FileNotFoundError:
+        raise ModelError(
+            f"npm is not installed: the page needs {ORT_WEB}, which npm downloads. "
+            "Install Node.js, which includes npm"
+        ) from None
+    except subprocess.TimeoutExpired:
+        raise ModelError(f"npm could not fetch {ORT_WEB} within five minutes: try again") from None
+    package = next(scratch.glob("onnxruntime-web-*.tgz"), None)
+    if run.returncode or package is None:
+        last = (run.stderr.strip() or run.stdout.strip() or "no reason given").splitlines()[-1]
+        raise ModelError(
+            f"npm could not fetch {ORT_WEB} ({last[:200]}): check the network connection"
+        )
+    target.mkdir()
+    with tarfile.open(package) as archive:  # npm has checked it against the registry's checksum
+        for name in ORT_WEB_FILES:
+            with archive.extractfile(f"package/dist/{name}") as file:
+                (target / name).write_bytes(file.read())
