@@ -1163,7 +1163,7 @@ def test_it_needs_nothing_that_must_be_installed(data, server):
     assert done.returncode == 0, done.stderr
     assert_real(data, "microsoft")
     modules = [Path(file) for file in done.stdout.splitlines()[-1].split()]
-    assert any(module.name == "transfer.py" for module in modules)
+    assert any(module.name == "fetch.py" for module in modules)
     for module in modules:
         source = module.read_text()
         ast.parse(source, feature_version=(3, 9))

@@ -24,7 +24,7 @@ LAYERS = [
 RENAMES = {
     "catsdogs/files.py": "the atomic write itself",
     "catsdogs/data/store.py": "replaces all photos in one transaction",
-    "catsdogs/data/transfer.py": "a partial download is kept when it fails, to be resumed",
+    "catsdogs/data/fetch.py": "a partial download is kept when it fails, to be resumed",
     "catsdogs/serving/static_site.py": "replaces a folder",
 }
 #: Where threads are started: the one pool, and the service's queue, which lives as long as it does.

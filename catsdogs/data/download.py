@@ -152,12 +152,12 @@ def explained(error: OSError) -> DownloadError:
 def from_microsoft() -> None:
     """Download Microsoft's archive, or the one at CATSDOGS_URL, and unpack it."""
     # Imported late: HTTP and TLS take longer to load than all the rest of the command line.
-    from catsdogs.data import transfer
+    from catsdogs.data import fetch
 
     url = os.environ.get("CATSDOGS_URL") or MICROSOFT
     tries = number("CATSDOGS_TRIES", 10, int, 1)
     pause = number("CATSDOGS_PAUSE", 5, float, 0)
-    transfer.check_address(url)
+    fetch.check_address(url)
     name = re.sub(r"[^\w.-]", "_", urllib.parse.urlsplit(url).path.split("/")[-1], flags=re.ASCII)
     if url != MICROSOFT:
         # Parts from two addresses must not be mixed, so the address is part of the file's name.
@@ -165,7 +165,7 @@ def from_microsoft() -> None:
     paths.downloads().mkdir(exist_ok=True)
     file = paths.downloads() / name
     advice = "use a different source: kaggle, zip FILE or synthetic (see --help)"
-    transfer.fetch(url, file, check=is_zip, tries=tries, pause=pause, advice=advice)
+    fetch.fetch(url, file, check=is_zip, tries=tries, pause=pause, advice=advice)
     with removed_after_use(file):
         install("microsoft", file, MICROSOFT_SHA256 if url == MICROSOFT else None)
 

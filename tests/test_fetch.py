@@ -1,4 +1,4 @@
-"""catsdogs/data/transfer.py: what networks, proxies and servers do to a download."""
+"""catsdogs/data/fetch.py: what networks, proxies and servers do to a download."""
 
 import base64
 import contextlib
@@ -14,7 +14,7 @@ import urllib.parse
 
 import pytest
 
-from catsdogs.data import transfer
+from catsdogs.data import fetch as module
 from catsdogs.data.errors import ArchiveError, DownloadError, UnreachableError
 
 CONTENT = bytes(range(256)) * 400
@@ -127,7 +127,7 @@ def fetch(tmp_path):
         file = tmp_path / "file"
         if part:
             (tmp_path / "file.part").write_bytes(part)
-        transfer.fetch(url, file, complete, tries=tries, pause=0.01, advice="go elsewhere")
+        module.fetch(url, file, complete, tries=tries, pause=0.01, advice="go elsewhere")
         assert file.read_bytes() == CONTENT and os.listdir(tmp_path) == ["file"]
         return file
 
@@ -201,12 +201,12 @@ def test_a_password_is_sent_to_its_own_host_only(server, fetch, tmp_path):
 )
 def test_addresses_that_make_no_sense(url):
     with pytest.raises(DownloadError, match="CATSDOGS_URL is not a valid address") as caught:
-        transfer.check_address(url)
+        module.check_address(url)
     assert "secret" not in str(caught.value) and caught.value.status == 1
 
 
 def test_addresses_as_people_paste_them(server, fetch):
-    transfer.check_address(f"{server.url}/my cäts.zip")
+    module.check_address(f"{server.url}/my cäts.zip")
     fetch(f"{server.url}/my cäts%20(1).zip#top")
     assert server.requests[0][0] == "/my%20c%C3%A4ts%20(1).zip"
 
@@ -256,15 +256,15 @@ def test_a_proxy_that_does_not_work_is_unreachable(server, fetch, monkeypatch, p
 def test_a_connection_that_brings_too_little_is_given_up_and_resumed(
     server, fetch, monkeypatch, path
 ):
-    monkeypatch.setattr(transfer, "STALL_SECONDS", 0.3)
-    monkeypatch.setattr(transfer, "CONNECT_SECONDS", 2)
+    monkeypatch.setattr(module, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 2)
     fetch(f"{server.url}/{path}")
     first, second = (headers["Range"] for _, headers in server.requests)
     assert first is None and 0 < int(second[len("bytes=") : -1]) <= 1000
 
 
 def test_a_server_that_never_answers_is_unreachable(server, fetch, monkeypatch):
-    monkeypatch.setattr(transfer, "STALL_SECONDS", 0.3)
+    monkeypatch.setattr(module, "STALL_SECONDS", 0.3)
     with pytest.raises(UnreachableError, match="timed out"):
         fetch(f"{server.url}/mute")
     assert len(server.requests) == 1
@@ -303,7 +303,7 @@ def test_an_address_that_drops_packets_leaves_time_for_the_next(server, fetch, m
             for where in (silent.getsockname(), server.server_address)
         ]
         monkeypatch.setattr(socket, "getaddrinfo", lambda *_: found)
-        monkeypatch.setattr(transfer, "CONNECT_SECONDS", 1)
+        monkeypatch.setattr(module, "CONNECT_SECONDS", 1)
         before = time.monotonic()
         fetch("http://two-addresses.example/file")
         assert 0.4 < time.monotonic() - before < 3
@@ -311,7 +311,7 @@ def test_an_address_that_drops_packets_leaves_time_for_the_next(server, fetch, m
 
 def test_a_name_look_up_that_takes_too_long(fetch, monkeypatch):
     monkeypatch.setattr(socket, "getaddrinfo", lambda *_: time.sleep(20))
-    monkeypatch.setattr(transfer, "CONNECT_SECONDS", 0.2)
+    monkeypatch.setattr(module, "CONNECT_SECONDS", 0.2)
     before = time.monotonic()
     with pytest.raises(UnreachableError, match="timed out"):
         fetch("http://slow-names.example/file")
