@@ -1,16 +1,16 @@
 """Data augmentation: a layer that changes images at random in training, and does nothing otherwise.
 
 It is one layer for all presets. For the flips and translations of ``light`` alone,
-`keras.layers.RandomFlip` and `RandomTranslation` do the same, by whole pixels too, and made a
-training step in float32 neither measurably faster nor slower; but they neither crop nor resize nor
-change colors, and a second code path for one preset would be one more to test.
+`keras.layers.RandomFlip` and `RandomTranslation` do the same, by whole pixels too, for somewhat
+less computation, a difference too small to be measured in a training step. But they neither crop
+nor resize nor change colors, and a second code path for one preset would be one more to test.
 """
 
 from catsdogs.backend import keras
 
 ops = keras.ops
 
-#: Strengths by name, each the arguments of `RandomAugmentation`. A run record has the numbers, never
+#: Strengths by name, each the arguments of `RandomAugmentation`. A run record has the numbers, not
 #: only the name.
 PRESETS = {
     "none": dict(flip=False),
