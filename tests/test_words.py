@@ -66,6 +66,18 @@ def test_the_words_are_the_fields():
     assert not found, "\n" + "\n".join(found)
 
 
+def test_the_requirements_that_are_named_exist():
+    named = re.compile(r"(?:tests/)?\brequirements[\w-]*\.txt")
+    found = [
+        f"{paths.shown(file)}{where} names {name}, which is not there"
+        for file in read_by_people()
+        for where, text in passages(file)
+        for name in named.findall(text)
+        if not (paths.PROJECT / name).exists()
+    ]
+    assert not found, "\n" + "\n".join(found)
+
+
 @pytest.mark.parametrize(
     ("text", "line"),
     [

@@ -353,7 +353,7 @@ def save_chart(result_file: Path, path: Path) -> None:
     result = json.loads(result_file.read_text(encoding="utf-8"))
     rows = [row for row in result["rows"] if row["speedup"] and row["measurement"] != "step"]
     draw = getattr(plots, "speedups", None) or plots.comparison
-    figure = draw(rows, title=_device(result["machine"], capital=True))
+    figure = draw(rows, title=f"Speedup over the baseline, on {_device(result['machine'])}")
     figure.savefig(path, metadata={"bench_sha256": files.sha256(result_file)})
     plots.close(figure)
 
