@@ -52,6 +52,22 @@ def test_a_row_has_the_speedup_over_the_baseline():
     assert cells == ["one epoch", "JAX", "2 s", "–", "–", "–", "none"]
 
 
+def test_the_chart_shows_the_speedups():
+    rows = [
+        bench.row("one epoch", "s", 2.0, 6.0, "theirs", 3),
+        bench.row("one epoch", "s", 6.0, 3.0, "theirs"),
+    ]
+    rows = [row | {"measurement": "epoch"} for row in rows]
+    if hasattr(plots, "speedups"):
+        figure = plots.speedups(rows, title="here")
+        dots = [line for line in figure.axes[0].lines if line.get_marker() == "o"]
+        assert [dot.get_xdata()[0] for dot in dots] == [3, 0.5]
+    else:
+        figure = plots.comparison(rows, title="here")
+        assert [bar.get_width() for bar in figure.axes[0].patches] == [3, 0.5]
+    plots.close(figure)
+
+
 def test_the_chart_is_drawn_from_the_result(tmp_path, monkeypatch):
     drawn = []
     draw = plots.speedups

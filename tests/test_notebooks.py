@@ -235,7 +235,7 @@ def test_without_any_source_the_synthetic_sample_is_used_and_it_says_so(empty, m
     assert dataset.is_synthetic() and len(list((empty / "PetImages").glob("*/*.jpg"))) == 20
 
 
-def test_a_notebook_run_by_itself_has_what_ships_in_place_of_what_others_make(
+def test_a_notebook_run_by_itself_has_the_included_models_in_place_of_what_others_make(
     synthetic_data, monkeypatch, capsys
 ):
     monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
@@ -362,7 +362,7 @@ def test_the_first_cell_finds_the_project_or_fetches_it(name, tmp_path, bare_pyt
 
 
 def test_new_photos_from_a_folder_and_from_the_web(synthetic_data, tmp_path, monkeypatch):
-    """Without any photos of the project's, with the model that ships: a folder, a bad file in it,
+    """Without any photos of the project's, with the included model: a folder, a bad file in it,
     and an address."""
     monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "data"))
     album = tmp_path / "album"
@@ -414,4 +414,4 @@ def test_new_photos_where_there_are_none_are_synthetic_on_the_spot(tmp_path, mon
         for out in outputs(tmp_path, "04_classify_new_photos.ipynb")
         if out.output_type == "stream"
     )
-    assert "2 photos: drawings made on the spot" in text
+    assert "2 photos: synthetic photos made on the spot" in text

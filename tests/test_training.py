@@ -327,7 +327,7 @@ run(epochs={epochs}, sleep={sleep})
 
 
 def run(epochs=5, sleep=0.0, resume=True, callbacks=(), size=16):
-    """Train the small model; prints a line an epoch and writes the history beside the models."""
+    """Train the small model; prints one line per epoch and writes the history beside the models."""
     photos, val = some_photos(), some_photos(20)
     keras.utils.set_random_seed(0)
     model = small_model(size)

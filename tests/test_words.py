@@ -14,7 +14,10 @@ from catsdogs import paths
 PER = r"(?:step|second|minute|batch|line|row|photo|image|class|request|epoch|side|file)"
 COUNTED = r"(?:pixels?|photos?|images?|requests?|lines?|rows?|files?|pictures?|seconds?|steps?|px)"
 
-#: Pattern: the term to use. A space stands for any whitespace, so that phrases may be wrapped.
+#: A space, or the end of a line, but not of a paragraph.
+SPACE = r"(?:[ \t]*\n[ \t]*|[ \t]+)"
+
+#: Pattern: the term to use. A space stands for SPACE, so that phrases may be wrapped.
 WORDS = {
     rf"\b{COUNTED} an? {PER}\b(?! time)|\b(?:once|one|an?) an? epoch\b": "per",
     rf"\b(?:a|one) (?:seed|dot|bar|object|network) an? {PER}\b": "one per",
@@ -52,7 +55,7 @@ WORDS = {
     r"\blistens? to this machine\b": "binds to localhost by default",
 }
 PATTERNS = {
-    re.compile(pattern.replace(" ", r"\s+"), re.IGNORECASE): term for pattern, term in WORDS.items()
+    re.compile(pattern.replace(" ", SPACE), re.IGNORECASE): term for pattern, term in WORDS.items()
 }
 #: What would hide that two lines are one sentence: the signs of comments and of lists.
 MARKS = re.compile(r"^[ \t]*(?:#:?|//|\*|>|<!--)[ \t]?", re.MULTILINE)
@@ -63,6 +66,18 @@ def test_the_words_are_the_fields():
     for file in read_by_people():
         for where, text in passages(file):
             found += [f"{paths.shown(file)}{where}:{line}" for line in complaints(text)]
+    assert not found, "\n" + "\n".join(found)
+
+
+def test_the_requirements_that_are_named_exist():
+    named = re.compile(r"(?:tests/)?\brequirements[\w-]*\.txt")
+    found = [
+        f"{paths.shown(file)}{where} names {name}, which is not there"
+        for file in read_by_people()
+        for where, text in passages(file)
+        for name in named.findall(text)
+        if not (paths.PROJECT / name).exists()
+    ]
     assert not found, "\n" + "\n".join(found)
 
 
@@ -89,6 +104,7 @@ def test_a_home_made_word_is_found(text, line):
     [
         "per photo, per side, uncertainty, images a second time, an epoch, a photo",
         "a mirror of the archive; the HTTP protocol; location.protocol; the figure is drawn",
+        "## Look at the photos\n\nAn image has rows",
         "nothing else: shown a chair, it still says cat or dog; the folder called Cat",
     ],
 )

@@ -411,13 +411,13 @@ def rounds_for(photos: int) -> int:
 
 
 def pixels_of(rows, size: int):
-    """The pixels of the photos of `rows`, decoded without a cache."""
+    """The images of the photos of `rows`, decoded without a cache."""
     import numpy as np
 
     from catsdogs import paths
-    from catsdogs.data.decode import decode_all
+    from catsdogs.data.decode import decode
 
-    return np.stack(list(decode_all((paths.photos() / photo for photo in rows.photo), size)))
+    return np.stack([decode(paths.photos() / photo, size) for photo in rows.photo])
 
 
 def training_flops(model) -> int:

@@ -352,7 +352,8 @@ def save_chart(result_file: Path, path: Path) -> None:
     """
     result = json.loads(result_file.read_text(encoding="utf-8"))
     rows = [row for row in result["rows"] if row["speedup"] and row["measurement"] != "step"]
-    figure = plots.speedups(rows, title=f"Speedup over the baseline: {_device(result['machine'])}")
+    title = f"Speedup over the baseline, on {_device(result['machine'])}"
+    figure = plots.speedups(rows, title=title)
     figure.savefig(path, metadata={"bench_sha256": files.sha256(result_file)})
     plots.close(figure)
 

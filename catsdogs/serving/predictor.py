@@ -17,7 +17,7 @@ from catsdogs.data.decode import decode_all
 from catsdogs.text import printable
 
 if TYPE_CHECKING:
-    import keras
+    from catsdogs.backend import keras
 
 #: Images per batch, unless the caller says otherwise.
 BATCH_SIZE = 64

@@ -1,6 +1,6 @@
 """The training recipe of notebook 02 in PyTorch: schedule, optimizer, EMA, epochs, checkpoints.
 
-PyTorch is optional (``requirements-torch.txt``), so only notebook 07 and its tests import this
+PyTorch is optional (``pip install -e ".[torch]"``), so only notebook 07 and its tests import this
 module.
 """
 
