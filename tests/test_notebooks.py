@@ -365,4 +365,4 @@ def test_new_photos_where_there_are_none_are_synthetic_on_the_spot(tmp_path, mon
         for out in outputs(tmp_path, "04_classify_new_photos.ipynb")
         if out.output_type == "stream"
     )
-    assert "2 photos: drawings made on the spot" in text
+    assert "2 photos: synthetic photos made on the spot" in text
