@@ -353,7 +353,8 @@ def execute(folder: Path, chosen: list[Path]) -> int:
             notebooks.run(notebook, folder)
         except PapermillExecutionError as error:
             print(
-                f"{notebook.name} failed in cell {error.exec_count}: {error.ename}: {error.evalue}\n"
+                f"{notebook.name} failed in cell {error.exec_count}, "
+                f"{error.ename}: {error.evalue}\n"
                 f"The cells before it are in {paths.shown(folder / notebook.name)}.",
                 file=sys.stderr,
             )

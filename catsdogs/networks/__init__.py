@@ -1,1 +1,1 @@
-"""The networks and what belongs to their first layers: augmentation, whitening, pretrained backbones."""
+"""The networks: CNNs, pretrained backbones, data augmentation, PCA-whitening initialization."""

@@ -43,7 +43,7 @@ class FeatureSet:
 
     `networks` maps the names of backbones (see `catsdogs.networks.pretrained`) to the size, in
     pixels per side, of the images they are given; the features of several are concatenated. With
-    `flip`, the features of a photo and of its horizontal flip are averaged (test-time augmentation).
+    `flip`, the features of a photo and its horizontal flip are averaged (test-time augmentation).
     """
 
     def __init__(
@@ -147,7 +147,8 @@ def compute(
     """The features of `photos` by `network`, float32, (photos, features).
 
     With `flip`, those of the horizontal flips. With `block`, the feature maps of that block of an
-    EfficientNet-Lite, counted from 0, computed by Keras: float16, (photos, height, width, channels).
+    EfficientNet-Lite, counted from 0, computed by Keras: float16, (photos, height, width,
+    channels).
 
     `photos` are paths below `folder` (by default ``data/PetImages``) and `contents` the SHA-256 of
     each file. `runtime` is one of `catsdogs.networks.pretrained.runtimes`, by default the first.

@@ -43,7 +43,7 @@ def read(path: Path) -> dict[str, np.ndarray]:
 
 
 def _tensor(storage, offset, shape, strides):
-    """The view of `storage` that PyTorch describes by an offset, a shape and strides in elements."""
+    """The view of `storage` that has this offset, shape and strides, counted in elements."""
     strides = [step * storage.itemsize for step in strides]
     return np.lib.stride_tricks.as_strided(storage[offset:], shape, strides, writeable=False)
 
