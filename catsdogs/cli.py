@@ -218,7 +218,7 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
         print("cannot write the predictions: standard output is closed", file=sys.stderr)
         return 2
     # File names may have characters that the terminal's encoding lacks.
-    sys.stdout.reconfigure(errors="backslashreplace")
+    sys.stdout.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
     status, photos = 0, []
     for path in given:
         found = list(find_photos([path]))

@@ -3,7 +3,7 @@
 import os
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor
 from itertools import islice
 from typing import TypeVar
 
@@ -30,7 +30,7 @@ def map_in_threads(
         return [function(item) for item in some]
 
     with ThreadPoolExecutor(cores) as pool:
-        pending = deque()
+        pending: deque[Future] = deque()
         try:
             for _ in range(2 * cores):
                 if some := list(islice(remaining, chunk)):

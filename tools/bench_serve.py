@@ -148,7 +148,8 @@ def generate(port: int, photos: str, clients: int, seconds: float, requests: int
                 b"Content-Type: multipart/form-data; boundary=part\r\n"
                 b"Content-Length: %d\r\n\r\n" % len(body) + body
             )
-    times, warm_up = [], 0 if requests else seconds / 3
+    times: list[tuple[float, float]] = []
+    warm_up = 0 if requests else seconds / 3
     left = [requests or float("inf")]
     started = time.perf_counter()
 
@@ -218,7 +219,9 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as scratch:
         originals = os.environ.get("CATSDOGS_BENCH_ORIGINALS")
         photos = get_photos(originals, Path(scratch, "photos")) / "PetImages"
-        rounds, ready, grown = {}, {"ours": [], "baseline": []}, []
+        rounds: dict[tuple[str, int], list[dict]] = {}
+        ready: dict[str, list[float]] = {"ours": [], "baseline": []}
+        grown = []
         for round_number in range(ROUNDS):
             for service in ("ours", "baseline"):
                 process, port, seconds = start(service)

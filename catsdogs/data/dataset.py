@@ -39,7 +39,7 @@ class Dataset:
     are the training and the validation set; ``test`` is the held-out test set, to be read once,
     when everything has been decided.
 
-    The training photos named in `leave_out`, such as `catsdogs.analysis.audit.not_right`'s, are
+    The training photos named in `leave_out`, such as `catsdogs.analysis.audit.label_issues`'s, are
     left out. Those of the other subsets never are, so that accuracies can be compared.
 
     ``rows`` is the table of the split, `catsdogs.data.splits.split_photos`'; ``table`` is that of

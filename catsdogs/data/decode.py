@@ -37,7 +37,7 @@ if importlib.util.find_spec("pillow_heif"):
 Image.init()
 #: The accepted formats, in Pillow's names. Others are refused: some that Pillow knows start another
 #: program, such as Ghostscript.
-FORMATS = [
+FORMATS: list[str] = [
     name
     for name in ("JPEG", "MPO", "PNG", "GIF", "BMP", "WEBP", "AVIF", "TIFF", "HEIF")
     if name in Image.OPEN

@@ -86,7 +86,7 @@ def download(source: str = "microsoft", *, synthetic_fallback: bool = False) -> 
 
 def get(source: str, file: Path | None = None, synthetic_fallback: bool = False) -> None:
     """As `download`; `source` is one of SOURCES, and `file` the archive if it is ``"zip"``."""
-    if source == "zip":
+    if file is not None:
         check_readable(file)
     try:
         with store.locked() as lock:
@@ -120,7 +120,7 @@ def get_missing(source: str, file: Path | None, lock: int) -> None:
         from_microsoft()
     elif source == "kaggle":
         from_kaggle(test_only=needed == store.UNLABELLED, lock=lock)
-    elif source == "zip":
+    elif file is not None:
         from_zip(file)
     else:
         make_synthetic()

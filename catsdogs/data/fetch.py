@@ -323,7 +323,7 @@ def connect(address: tuple[str, int], timeout: float, source_address=None) -> so
     """
     end = time.monotonic() + timeout
     found = look_up(*address, timeout)
-    problem = socket.timeout("timed out")
+    problem: OSError = socket.timeout("timed out")
     for index, (family, kind, protocol, _, where) in enumerate(found):
         left = max(0.1, end - time.monotonic())
         connection = None

@@ -100,7 +100,8 @@ def draw(label: int, rng: np.random.Generator) -> Image.Image:
     )
     names = "skull", "muzzle", "ears", "eyes", "whiskers", "tail", "legs"
     traits = {name: trait(label, rng) for name in names}
-    pose = rng.choice([face, sitting_front, sitting, lying], p=[0.7, 0.15, 0.08, 0.07])
+    poses = [face, sitting_front, sitting, lying]
+    pose = poses[rng.choice(len(poses), p=[0.7, 0.15, 0.08, 0.07])]
     scale = min(size) * rng.uniform(0.9, 1.1) * POSE_SCALE[pose]
     middle = np.array(size) * rng.uniform(0.46, 0.54, 2)
     easel.matrix = placed(np.eye(2, 3), middle, rng.normal(0, 0.08), scale, flip=rng.random() < 0.5)
@@ -236,7 +237,7 @@ def fur(easel: Easel, points, far: bool = False) -> None:
     high = np.minimum(np.ceil(points.max(0)).astype(int) + 3, easel.canvas.size)
     if (high <= low).any():
         return
-    box = (*map(int, low), *map(int, high))
+    box = (int(low[0]), int(low[1]), int(high[0]), int(high[1]))
     mask = Image.new("L", (box[2] - box[0], box[3] - box[1]))
     outline = [tuple(p) for p in points - low]
     ImageDraw.Draw(mask).polygon(outline, fill=255)
@@ -270,7 +271,7 @@ def head(easel: Easel, traits: dict, at, size: float, profile: bool) -> None:
 
 def head_from_the_front(easel: Easel, traits: dict) -> None:
     rng = easel.rng
-    skull = mix(*SKULLS, traits["skull"])
+    skull = mix(SKULLS[0], SKULLS[1], traits["skull"])
     look = rng.uniform(-0.2, 0.2)  # the face is turned a little: what protrudes moves most
     floppy = traits["ears"] > 0.5 and rng.random() < 0.9
     if not floppy:

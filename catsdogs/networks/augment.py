@@ -12,7 +12,7 @@ ops = keras.ops
 
 #: Strengths by name, each the arguments of `RandomAugmentation`. A run record has the numbers, not
 #: only the name.
-PRESETS = {
+PRESETS: dict[str, dict] = {
     "none": dict(flip=False),
     "light": dict(flip=True, shift=1 / 16),
     "strong": dict(flip=True, shift=1 / 16, zoom=(0.8, 1.2), lighting=0.2, color=0.2),

@@ -1,7 +1,7 @@
 """The networks that are trained from scratch: the baseline, two convolutions, residual blocks."""
 
 import inspect
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from catsdogs.backend import keras
 
@@ -126,7 +126,11 @@ def _convolution(x, filters, kernel_size, strides=1):
 
 
 #: The networks by the name that a run record has under ``NETWORK``.
-NETWORKS = {"baseline": baseline, "two_conv": two_conv, "residual": residual}
+NETWORKS: dict[str, Callable[..., keras.Model]] = {
+    "baseline": baseline,
+    "two_conv": two_conv,
+    "residual": residual,
+}
 
 
 def build(hyperparameters: dict) -> keras.Model:

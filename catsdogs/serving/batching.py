@@ -41,7 +41,8 @@ class Batcher:
 
     def __init__(self, predictor: Predictor, observe_batch: Callable[[int], None]):
         self.predictor, self.observe_batch = predictor, observe_batch
-        self.queue, self.in_flight, self.runner = deque(), 0, None
+        self.queue: deque[tuple] = deque()
+        self.in_flight, self.runner = 0, None
         self.decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
         self.network = ThreadPoolExecutor(1, "network")
 

@@ -68,7 +68,7 @@ def export_and_compare(model_path: Path, folder: Path) -> dict[str, dict]:
     written = export(
         model_path, folder, representative_images=litert.representative_images if real else None
     )
-    found, tests = {}, ()
+    found, tests = {}, np.empty(0)
     if real:
         tests = Dataset("full", load_predictor(written[0]).size).test.images
         found = compare(model_path, written, tests)

@@ -183,7 +183,8 @@ def validate(ensembles: Sequence[Ensemble]) -> pd.DataFrame:
     Columns: ``models``, the names of the runs; ``flip TTA``; ``clip ε``, to what range [ε, 1 − ε]
     probabilities are best clipped; ``log loss``, of clipped probabilities; ``accuracy``.
     """
-    known, rows = {}, []
+    known: dict = {}
+    rows = []
     for ensemble in ensembles:
         labels, probabilities = _average(ensemble, "val", known)
         clip = best_clip(labels, probabilities)

@@ -30,7 +30,7 @@ class Batches(keras.utils.PyDataset):
         self.steps = math.ceil(len(photos) / self.batch_size)
         #: The epoch, counted from 0, that batch 0 belongs to.
         self.first_epoch = 0
-        self._epoch = None
+        self._epoch = -1  # none yet
 
     # Without a length, Keras keeps counting batches through the epochs. With one, it fetches the
     # first batches of an epoch before it reports the end of the last, in the old order.

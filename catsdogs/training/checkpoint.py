@@ -33,7 +33,8 @@ class Checkpoint(keras.callbacks.Callback):
         self.keep = keep
         self.path = paths.models() / "checkpoints" / f"{key}.npz"
         self.batches, self.resume = batches, resume
-        self.history, self.best_epoch, self.seconds = {}, None, 0.0
+        self.history: dict[str, list[float]] = {}
+        self.best_epoch, self.seconds = 0, 0.0
         self.interrupted = False
 
     def on_train_begin(self, logs=None):

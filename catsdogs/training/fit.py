@@ -100,7 +100,7 @@ def open_dataset(hyperparameters: dict, *, progress: bool = True) -> Dataset:
     With ``LEAVE_OUT``, the training photos whose label notebook 09 found wrong are left out.
     """
     p = hyperparameters
-    leave_out = audit.not_right() if p.get("LEAVE_OUT") else ()
+    leave_out = audit.label_issues() if p.get("LEAVE_OUT") else ()
     return Dataset(p["SPLIT"], p["IMAGE_SIZE"], leave_out=leave_out, progress=progress)
 
 

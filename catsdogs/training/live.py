@@ -18,7 +18,9 @@ from catsdogs.training.batches import Batches
 from catsdogs.training.checkpoint import Checkpoint
 
 #: The widgets that live curves go to, (HTML, Image), in place of the cell's output: see `live_in`.
-_live_widgets = contextvars.ContextVar("live_widgets", default=None)
+_live_widgets: contextvars.ContextVar[tuple | None] = contextvars.ContextVar(
+    "live_widgets", default=None
+)
 
 
 @contextlib.contextmanager
