@@ -587,7 +587,7 @@ def reading_rows() -> list[dict]:
     found = measure("reading")
     return [
         row(
-            f"reading {files()}",
+            f"reading, {files()}",
             "photos/s",
             found["ours"],
             found["baseline"],
@@ -647,7 +647,7 @@ def time_to_accuracy_rows() -> list[dict]:
                 "s",
                 _seconds(found),
                 baseline,
-                "; ".join(["the baseline with ImageDataGenerator", *failed]),
+                "; ".join(["ImageDataGenerator", *failed]),
                 target,
                 backend=name,
             )
@@ -712,9 +712,9 @@ def memory_rows() -> list[dict]:
             3,
         )
         for what, key in (
-            ("peak memory of training on all photos", "peak"),
-            ("peak memory beyond that of importing Keras", "beyond"),
-            ("peak memory without memory-mapped files", "anonymous"),
+            ("peak memory, training on all photos", "peak"),
+            ("peak memory, beyond importing Keras", "beyond"),
+            ("peak memory, without memory-mapped files", "anonymous"),
         )
     ]
 
