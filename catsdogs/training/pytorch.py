@@ -187,7 +187,7 @@ def train(
     key = json.dumps([str(state.model), p, dataset.describe()], sort_keys=True)
     progress = (resume and _load(path, key, state, device)) or Progress()
     print(f"{device_name(device)}, PyTorch {torch.__version__}, {p['PRECISION']}")
-    live = LiveCurves(progress)  # type: ignore[arg-type]  # it reads what `Progress` has
+    live = LiveCurves(progress)
     live.set_params({"epochs": p["EPOCHS"]})
     live.on_train_begin()
     for epoch in range(progress.epochs_done, p["EPOCHS"]):
