@@ -196,9 +196,9 @@ def foreign_onnx(tmp_path):
     import onnx
 
     photos = onnx.helper.make_tensor_value_info("x", onnx.TensorProto.FLOAT, [1, 4])
-    answer = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4])
+    output = onnx.helper.make_tensor_value_info("y", onnx.TensorProto.FLOAT, [1, 4])
     graph = onnx.helper.make_graph(
-        [onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [photos], [answer]
+        [onnx.helper.make_node("Relu", ["x"], ["y"])], "other", [photos], [output]
     )
     onnx.save(
         onnx.helper.make_model(

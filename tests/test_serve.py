@@ -87,27 +87,27 @@ def test_every_format_gets_the_probability_that_keras_predicts(service, photos, 
         np.stack([decode(content, 128) for _, content in files]), verbose=0
     )[:, 0]
     for (kind, content), probability in zip(files, expected):
-        status, answer = service.predict(content)
-        assert status == 200, (kind, answer)
-        assert answer["photos"][0]["probability"] == pytest.approx(probability, abs=1e-3), kind
+        status, response = service.predict(content)
+        assert status == 200, (kind, response)
+        assert response["photos"][0]["probability"] == pytest.approx(probability, abs=1e-3), kind
 
 
 def test_many_photos_in_a_form_are_answered_in_order_and_an_unusable_one_does_no_harm(
     service, photos
 ):
-    status, answer = service.predict(
+    status, response = service.predict(
         photos[0], b"no photo", *photos[1:4], names=["a.jpg", "b.jpg", "c d.jpg", "é.jpg", "e.jpg"]
     )
-    assert status == 200 and [one["name"] for one in answer["photos"]] == [
+    assert status == 200 and [one["name"] for one in response["photos"]] == [
         "a.jpg",
         "b.jpg",
         "c d.jpg",
         "é.jpg",
         "e.jpg",
     ]
-    assert answer["photos"][1]["status"] == 422 and "no photo" in answer["photos"][1]["error"]
+    assert response["photos"][1]["status"] == 422 and "no photo" in response["photos"][1]["error"]
     expected = load_predictor(ONNX)
-    for one, photo in zip(answer["photos"][:1] + answer["photos"][2:], photos):
+    for one, photo in zip(response["photos"][:1] + response["photos"][2:], photos):
         alone = expected.prediction("", expected.predict(decode(photo, expected.size)[None])[0])
         assert (
             one["probability"] == pytest.approx(alone.probability, abs=1e-4)
@@ -143,16 +143,16 @@ def test_concurrent_requests_are_batched(service, photos):
 
     before = numbers()
     with concurrent.futures.ThreadPoolExecutor(32) as pool:
-        answers = list(
+        responses = list(
             pool.map(lambda index: service.predict(photos[index % len(photos)]), range(320))
         )
     after = numbers()
     batches = after["catsdogs_batch_size_count"] - before["catsdogs_batch_size_count"]
     together = after["catsdogs_batch_size_sum"] - before["catsdogs_batch_size_sum"]
     assert together == 320 and batches < 300  # some of them were
-    for index, (status, answer) in enumerate(answers):  # and each got its own
-        assert status == 200 and answer["photos"][0]["probability"] == pytest.approx(
-            answers[index % len(photos)][1]["photos"][0]["probability"], abs=1e-4
+    for index, (status, response) in enumerate(responses):  # and each got its own
+        assert status == 200 and response["photos"][0]["probability"] == pytest.approx(
+            responses[index % len(photos)][1]["photos"][0]["probability"], abs=1e-4
         )
 
 
@@ -239,9 +239,9 @@ def bomb(side=30_000):
 def test_anything_but_a_photo_is_refused_alone_and_in_a_form(service, content, status, said):
     before = service.memory()
     for given in ((content,), (content, content)):
-        found, answer = service.predict(*given)
+        found, response = service.predict(*given)
         assert found == status and all(
-            said in one["error"] and one["status"] == status for one in answer["photos"]
+            said in one["error"] and one["status"] == status for one in response["photos"]
         )
     raw, _, body = service.ask("POST", "/predict", content, {"Content-Type": "image/jpeg"})
     assert raw == status and said in body.decode()
@@ -251,17 +251,17 @@ def test_anything_but_a_photo_is_refused_alone_and_in_a_form(service, content, s
 
 
 def test_a_truncated_photo_is_refused(service, photos):
-    status, answer = service.predict(photos[0][: len(photos[0]) // 2])
-    assert status == 422 and "truncated" in answer["photos"][0]["error"]
+    status, response = service.predict(photos[0][: len(photos[0]) // 2])
+    assert status == 422 and "truncated" in response["photos"][0]["error"]
 
 
 def test_too_many_photos(service, photos):
     assert service.predict(*[photos[0]] * 64)[0] == 200
     for count in (65, 66, 200):
-        status, answer = service.predict(*[photos[0]] * count)
-        assert status == 413 and "64" in str(answer["detail"]) or "Too many" in answer["detail"], (
-            count
-        )
+        status, response = service.predict(*[photos[0]] * count)
+        assert (
+            status == 413 and "64" in str(response["detail"]) or "Too many" in response["detail"]
+        ), count
 
 
 def test_too_much_in_one_request_is_refused_and_memory_stays_as_it_is(service):
@@ -292,14 +292,14 @@ def test_too_much_in_one_request_is_refused_and_memory_stays_as_it_is(service):
     ],
 )
 def test_a_malformed_form_is_reported(service, kind, body, status):
-    found, headers, answer = service.ask("POST", "/predict", body, {"Content-Type": kind})
-    assert found == status and json.loads(answer)["detail"]
+    found, headers, response = service.ask("POST", "/predict", body, {"Content-Type": kind})
+    assert found == status and json.loads(response)["detail"]
 
 
 def test_names_are_text_and_nothing_else(service, photos):
     names = ["../../etc/passwd", "<script>alert(1)<!--.jpg", "a\x1b[31m.jpg", "x" * 3000]
-    status, answer = service.predict(*photos[:4], names=names)
-    found = [one["name"] for one in answer["photos"]]
+    status, response = service.predict(*photos[:4], names=names)
+    found = [one["name"] for one in response["photos"]]
     assert (
         status == 200
         and found[:3] == ["../../etc/passwd", "<script>alert(1)<!--.jpg", "a\\x1b[31m.jpg"]
@@ -318,7 +318,7 @@ def exchange(service, *sent, pause=0.3, seconds=10):
             except OSError:
                 break
             time.sleep(pause)
-        return answer_to(connection)
+        return received_on(connection)
 
 
 def test_an_offered_upgrade_to_http_2_is_ignored(service, photos):
@@ -348,8 +348,8 @@ def test_a_head_without_end_is_refused_and_memory_stays_as_it_is(service):
 def test_a_truncated_form_is_reported(service, photos):
     kind, body = form(photos[0], photos[1])
     cut = body[: len(body) - len(photos[1]) // 2]
-    status, _, answer = service.ask("POST", "/predict", cut, {"Content-Type": kind})
-    assert status == 422 and b"its end is missing" in answer
+    status, _, response = service.ask("POST", "/predict", cut, {"Content-Type": kind})
+    assert status == 422 and b"its end is missing" in response
 
 
 def test_methods_and_parameters(service):
@@ -362,7 +362,7 @@ def test_methods_and_parameters(service):
 # --- slow, busy, shutdown ---------------------------------------------------------------------
 
 
-def answer_to(connection):
+def received_on(connection):
     """Everything received on `connection` until the other side closes it."""
     received = b""
     try:
@@ -393,7 +393,7 @@ def test_a_client_that_trickles_bytes_is_disconnected(photos):
                         pass
 
                 threading.Thread(target=trickle, daemon=True).start()
-                received = answer_to(slow)
+                received = received_on(slow)
                 assert received.startswith(b"HTTP/1.1 408"), (where, received)
                 assert 1 < time.monotonic() - started < 5, where
         assert service.predict(photos[0])[0] == 200
@@ -444,8 +444,8 @@ def test_a_signal_lets_requests_in_flight_finish_and_exits_with_0(photos, number
             asked = pool.submit(service.predict, photos[0])
             time.sleep(0.4)
             service.process.send_signal(number)
-            status, answer = asked.result()
-        assert status == 200 and answer["photos"][0]["label"]
+            status, response = asked.result()
+        assert status == 200 and response["photos"][0]["label"]
         assert service.process.wait(10) == 0
         assert "Traceback" not in service.process.stderr.read()
 

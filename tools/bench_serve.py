@@ -11,6 +11,7 @@ and writes ``build/serve.json``, or with ``--publish`` ``benchmarks/serve.json``
 
 import argparse
 import asyncio
+import contextlib
 import json
 import os
 import signal
@@ -21,6 +22,7 @@ import sys
 import tempfile
 import time
 import urllib.request
+from collections.abc import Iterator
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
@@ -68,8 +70,12 @@ def baseline(port: int) -> None:
     app.run(port=port)
 
 
-def start(service: str) -> tuple[subprocess.Popen, int, float]:
-    """Start ``"ours"`` or ``"baseline"``: its process, port, and seconds to its first response."""
+@contextlib.contextmanager
+def running(service: str) -> Iterator[tuple[subprocess.Popen, int, float]]:
+    """``"ours"`` or ``"baseline"``, ready: its process, port, and seconds to its first response.
+
+    It is stopped when the block ends, with an error or without.
+    """
     with socket.create_server(("127.0.0.1", 0)) as free:
         port = free.getsockname()[1]
     command = (
@@ -84,19 +90,19 @@ def start(service: str) -> tuple[subprocess.Popen, int, float]:
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
     )
-    while True:
-        try:
-            urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60).read()
-            return process, port, time.perf_counter() - started
-        except OSError:
-            if process.poll() is not None:
-                sys.exit(f"the service {service!r} exited with status {process.returncode}")
-            time.sleep(0.01)
-
-
-def stop(process: subprocess.Popen) -> None:
-    process.send_signal(signal.SIGTERM)
-    process.wait(30)
+    try:
+        while True:
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=60).read()
+                break
+            except OSError:
+                if process.poll() is not None:
+                    sys.exit(f"the service {service!r} exited with status {process.returncode}")
+                time.sleep(0.01)
+        yield process, port, time.perf_counter() - started
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(30)
 
 
 def memory(process: subprocess.Popen) -> int:
@@ -179,6 +185,8 @@ def generate(port: int, photos: str, clients: int, seconds: float, requests: int
 
     asyncio.run(everyone())
     counted = sorted(took for begun, took in times if begun >= warm_up)
+    if not counted:
+        raise SystemExit(f"no response after {warm_up:g} s of warm-up: raise SECONDS")
     span = time.perf_counter() - started - warm_up
     return {
         "photos_per_second": len(counted) / span,
@@ -224,25 +232,23 @@ def main() -> None:
         grown = []
         for round_number in range(ROUNDS):
             for service in ("ours", "baseline"):
-                process, port, seconds = start(service)
-                ready[service].append(seconds)
-                for clients in CLIENTS:
-                    found = load(port, photos, clients, SECONDS, None)
-                    rounds.setdefault((service, clients), []).append(found)
-                    print(
-                        f"  round {round_number + 1}, {service}, {clients} clients: "
-                        f"{found['photos_per_second']:.0f} photos/s, "
-                        f"p99 {found['p99'] * 1e3:.0f} ms",
-                        flush=True,
-                    )
-                stop(process)
-        process, port, _ = start("ours")
-        load(port, photos, 8, 0, 2_000)
-        for _ in range(10):
+                with running(service) as (_, port, seconds):
+                    ready[service].append(seconds)
+                    for clients in CLIENTS:
+                        found = load(port, photos, clients, SECONDS, None)
+                        rounds.setdefault((service, clients), []).append(found)
+                        print(
+                            f"  round {round_number + 1}, {service}, {clients} clients: "
+                            f"{found['photos_per_second']:.0f} photos/s, "
+                            f"p99 {found['p99'] * 1e3:.0f} ms",
+                            flush=True,
+                        )
+        with running("ours") as (process, port, _):
+            load(port, photos, 8, 0, 2_000)
+            for _ in range(10):
+                grown.append(memory(process))
+                load(port, photos, 8, 0, arguments.requests // 10)
             grown.append(memory(process))
-            load(port, photos, 8, 0, arguments.requests // 10)
-        grown.append(memory(process))
-        stop(process)
     loads = [
         {
             "clients": clients,
