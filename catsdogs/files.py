@@ -1,4 +1,6 @@
-"""Atomic writes and checksums. Standard library only, since downloading uses it."""
+"""Atomic writes and checksums. Standard library and Python 3.9 only, as downloading uses it."""
+
+from __future__ import annotations
 
 import contextlib
 import hashlib
@@ -46,5 +48,8 @@ def write(path: str | os.PathLike, content: str | bytes, sync: bool = False) -> 
 
 def sha256(path: str | os.PathLike) -> str:
     """The SHA-256 of a file of any size, as 64 hexadecimal digits."""
-    with open(path, "rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
+    total = hashlib.sha256()
+    with open(path, "rb") as file:  # hashlib.file_digest came with Python 3.11
+        for block in iter(lambda: file.read(1 << 20), b""):
+            total.update(block)
+    return total.hexdigest()

@@ -96,6 +96,14 @@ def start(
         name: value for name, value in os.environ.items() if not name.lower().startswith(unwanted)
     }
     (data.parent / "home").mkdir(exist_ok=True)
+
+    def prepare():
+        # Whoever runs the tests in the background may ignore these, and a child inherits that.
+        for number in (signal.SIGINT, signal.SIGHUP):
+            signal.signal(number, signal.SIG_DFL)
+        if preexec_fn:
+            preexec_fn()
+
     return subprocess.Popen(
         [*command, str(SCRIPT), *map(str, arguments)],
         cwd=cwd,
@@ -104,7 +112,7 @@ def start(
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         stdin=subprocess.DEVNULL,
-        preexec_fn=preexec_fn,
+        preexec_fn=prepare,
         env={
             **inherited,
             "HOME": str(data.parent / "home"),

@@ -2,15 +2,12 @@
 
 import itertools
 import json
-from types import SimpleNamespace
 
 import matplotlib.pyplot as plt
 import numpy as np
-from PIL import Image
 
 from catsdogs import paths
 from catsdogs.analysis import plots
-from catsdogs.analysis.calibration import Calibration
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 1, 1, 1, 1])
 PROBABILITIES = np.array([0.1, 0.2, 0.4, 0.9, 0.8, 0.7, 0.6, 0.3, 0.95, 0.5])
@@ -148,24 +145,6 @@ def test_numbers_of_photos_are_whole(empty):
         assert len(ticks) > 1 and len(ticks) == len(set(ticks))
         assert all(tick == f"{int(tick)}" for tick in ticks if not tick.startswith("−"))
         plots.close(figure)
-
-
-def test_classified_photos_have_label_and_confidence_and_a_bad_one_its_reason(empty, tmp_path):
-    for name in "ab":
-        Image.new("RGB", (30, 20), "red").save(tmp_path / f"{name}.jpg")
-    predictor = SimpleNamespace(
-        size=16,
-        predict=lambda images: np.array([0.97, 0.6])[: len(images)],
-        explain=None,
-        calibration=Calibration(unsure_below=0.8),
-    )
-    photos = [tmp_path / "a.jpg", ("broken", b"no photo"), tmp_path / "b.jpg"]
-    figure = plots.classified(predictor, photos)
-    titles = [axis.get_title() for axis in figure.axes]
-    assert titles[0] == "dog, confidence 97%\nP(dog) = 0.970"
-    assert titles[1].startswith("no prediction\n") and len(titles[1]) > 15
-    assert titles[2] == "unsure, confidence 60%\nP(dog) = 0.600"
-    plots.close(figure)
 
 
 def test_every_figure_of_a_synthetic_run_says_so(synthetic):

@@ -381,7 +381,7 @@ def test_a_killed_run_goes_on_to_the_same_history(tmp_path, monkeypatch, capsys)
     )
 
     model, checkpoint, resumed = run()
-    assert "Going on after epoch 3" in capsys.readouterr().out
+    assert "Resuming an interrupted run after epoch 3" in capsys.readouterr().out
     assert resumed.keys() == whole.keys()
     for name in whole:
         np.testing.assert_allclose(resumed[name], whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
@@ -442,7 +442,7 @@ def test_interrupting_stops_after_the_epoch_and_can_be_continued(tmp_path, monke
     assert len(history["loss"]) == 2 and checkpoint.path.exists()
     assert signal.getsignal(signal.SIGINT) is handler
     _, checkpoint, continued = run()
-    assert "Going on after epoch 2" in capsys.readouterr().out
+    assert "Resuming an interrupted run after epoch 2" in capsys.readouterr().out
     assert (
         len(continued["loss"]) == 5
         and continued["loss"][:2] == history["loss"]
@@ -463,7 +463,7 @@ def test_a_damaged_checkpoint_starts_anew(tmp_path, monkeypatch, capsys):
     assert not checkpoint.path.exists()
     checkpoint.path.write_bytes(b"PK\x03\x04 damaged")
     assert len(run(epochs=2)[2]["loss"]) == 2
-    assert "starting from the first epoch" in capsys.readouterr().out
+    assert "starting from scratch" in capsys.readouterr().out
 
 
 def test_other_hyperparameters_are_another_run():
