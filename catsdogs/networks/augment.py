@@ -1,9 +1,8 @@
 """Data augmentation: a layer that changes images at random in training, and does nothing otherwise.
 
 It is one layer for all presets. For the flips and translations of ``light`` alone,
-`keras.layers.RandomFlip` and `RandomTranslation` do the same, by whole pixels too, for somewhat
-less computation, a difference too small to be measured in a training step. But they neither crop
-nor resize nor change colors, and a second code path for one preset would be one more to test.
+`keras.layers.RandomFlip` and `RandomTranslation` would do as well (benchmarks/RESULTS.md has the
+measurements), but they neither crop nor resize nor change colors.
 """
 
 from catsdogs.backend import keras
