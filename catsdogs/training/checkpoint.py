@@ -11,6 +11,7 @@ import numpy as np
 
 from catsdogs import backend, files, paths
 from catsdogs.backend import keras
+from catsdogs.training import records
 from catsdogs.training.batches import Batches
 
 
@@ -36,10 +37,28 @@ class Checkpoint(keras.callbacks.Callback):
         self.history: dict[str, list[float]] = {}
         self.best_epoch, self.seconds = 0, 0.0
         self.interrupted = False
+        self._finished: dict | None = None
+
+    def take(self, name: str | None) -> None:
+        """Take the finished run `name` from its record: `fit` restores it, and trains no epoch.
+
+        With None, as `catsdogs.training.records.find` returns it, `fit` trains.
+        """
+        if name is None:
+            return
+        record = records.read(name)
+        print(f"On record as {name}, trained {record['finished'][:10]}: not trained again.")
+        self.history, self.best_epoch = record["history"], record["best_epoch"]
+        self.seconds = record["seconds"]
+        self._finished = {"weights": records.load_model(name).get_weights()}
 
     def on_train_begin(self, logs=None):
         self.best, self.interrupted = None, False
-        state = self._read() if self.resume else None
+        if self._finished:
+            network = [layer for layer in self.model.layers if isinstance(layer, keras.Model)][-1]
+            network.set_weights(self._finished["weights"])
+            self.best, self.model._initial_epoch = self._weights(), self.epochs_done
+        state = self._read() if self.resume and not self._finished else None
         if state:
             for variable, value in zip(self._variables(), state["variables"], strict=True):
                 variable.assign(value)

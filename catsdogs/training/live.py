@@ -66,19 +66,25 @@ class LiveCurves(keras.callbacks.Callback):
             return
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
-        history, best = self.history, None
-        if self.checkpoint:
-            history, best = self.checkpoint.history, self.checkpoint.best_epoch
-        figure = plots.curves(history, best_epoch=best, epochs=self.params["epochs"])
-        self.picture = plots.to_png(figure)
+        self._draw()
         self._progress(1.0)
 
     def on_train_end(self, logs=None):
         if self.in_notebook:
-            done, seconds = self.epoch + 1, time.monotonic() - self.started
+            done, seconds = len(self.history.get("loss", [])), time.monotonic() - self.started
             if self.checkpoint:
                 done, seconds = self.checkpoint.epochs_done, self.checkpoint.seconds
+            if not self.picture:  # a finished run, from its record
+                self._draw()
             self._show(f"Trained {done} epoch{'s' if done != 1 else ''} in {duration(seconds)}.")
+
+    def _draw(self):
+        history, best = self.history, None
+        if self.checkpoint:
+            history, best = self.checkpoint.history, self.checkpoint.best_epoch
+        if history:
+            figure = plots.curves(history, best_epoch=best, epochs=self.params["epochs"])
+            self.picture = plots.to_png(figure)
 
     def _progress(self, share):
         self.last_shown = time.monotonic()
