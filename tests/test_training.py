@@ -387,6 +387,32 @@ def test_a_killed_run_goes_on_to_the_same_history(tmp_path, monkeypatch, capsys)
         np.testing.assert_allclose(resumed[name], whole[name], rtol=1e-5, atol=1e-6, err_msg=name)
 
 
+def test_a_finished_run_is_taken_from_its_record(synthetic_data, tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    photos = Dataset("full", 56, progress=False)
+    p = fit.TWO_CONV | dict(SPLIT="full", IMAGE_SIZE=56, FILTERS=(4, 8), DENSE_UNITS=4, EPOCHS=2)
+    p |= dict(SEED=0, PRECISION="float32")
+    trained = fit.train(p, photos)
+    fit.save("mine", trained, p, photos, {"val": {}})
+
+    model, network = fit.training_model(p)
+    optimizer = fit.optimizer(p, 2)
+    model.compile(optimizer, "binary_crossentropy", metrics=["accuracy"])
+    finished = Checkpoint("other", Batches(photos.train, 64))
+    finished.take(records.find(fit.key(p, photos), "none", "mine"))
+    callbacks = [finished, EMAWeights(), LiveCurves(finished)]
+    model.fit(finished.batches, steps_per_epoch=2, shuffle=False, epochs=2, callbacks=callbacks)
+    assert finished.history == trained.history and finished.best_epoch == trained.best_epoch
+    assert finished.seconds == pytest.approx(trained.seconds, abs=0.1)
+    for found, expected in zip(network.get_weights(), trained.model.get_weights(), strict=True):
+        assert np.array_equal(found, expected)
+    assert "On record as mine" in capsys.readouterr().out and not finished.path.exists()
+    untaken = Checkpoint("another", Batches(photos.train, 64))
+    untaken.take(records.find(fit.key(p | dict(SEED=1), photos), "mine"))
+    assert untaken.history == {}
+
+
 def test_the_average_of_the_best_epoch_is_restored(tmp_path, monkeypatch):
     monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
     trained, averages = {}, {}

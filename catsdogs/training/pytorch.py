@@ -65,12 +65,17 @@ class Progress:
 
 @dataclass(frozen=True)
 class Run:
-    """A run of `train`: ``model``, with the EMA weights of ``best_epoch``; see `Progress`."""
+    """A run of `train`: ``model``, with the EMA weights of ``best_epoch``; see `Progress`.
 
-    model: nn.Module
+    A finished run that was taken from its record has its ``metrics`` in place of a model, whose
+    weights stay on the machine that trained it.
+    """
+
+    model: nn.Module | None
     history: dict[str, list[float]]
     best_epoch: int
     seconds: float
+    metrics: dict | None = None
 
 
 def default_device() -> torch.device:
@@ -168,7 +173,7 @@ def train(
     name: str,
     *,
     device: torch.device,
-    resume: bool = True,
+    resume: bool | str = True,
     start: Callable[[dict, Photos, torch.device], State] = start,
     train_epoch: Callable[[State, Photos, dict, int], tuple[float, float]] = train_epoch,
     validate: Callable[[State, Photos, dict], tuple[float, float]] = validate,
@@ -178,14 +183,18 @@ def train(
     `hyperparameters` are those of a run record: `catsdogs.training.fit.TWO_CONV` with ``SEED`` and
     ``PRECISION``. After every epoch a checkpoint is written, ``models/checkpoints/NAME.pt``. With
     `resume`, a run of the same network, hyperparameters and photos that was interrupted resumes
-    from it, so that at most one epoch is lost. `start`, `train_epoch` and `validate` are those of
-    this module, or of a notebook that has written them out.
+    from it, so that at most one epoch is lost; with ``resume="finished"``, the run on record as
+    `name` is taken, if it is the same. `start`, `train_epoch` and `validate` are those of this
+    module, or of a notebook that has written them out.
     """
     p = hyperparameters
     state = start(p, dataset.train, device)
     path = paths.models() / "checkpoints" / f"{name}.pt"
     key = json.dumps([str(state.model), p, dataset.describe()], sort_keys=True)
+    record = _on_record(name, p, dataset) if resume == "finished" else None
     progress = (resume and _load(path, key, state, device)) or Progress()
+    if record:
+        progress = Progress(record["history"], record["best_epoch"], None, record["seconds"])
     print(f"{device_name(device)}, PyTorch {torch.__version__}, {p['PRECISION']}")
     live = LiveCurves(progress)
     live.set_params({"epochs": p["EPOCHS"]})
@@ -208,9 +217,29 @@ def train(
         _save(path, key, state, progress)
         live.on_epoch_end(epoch, logs)
     live.on_train_end()
+    if record:
+        return Run(
+            None, record["history"], record["best_epoch"], record["seconds"], record["metrics"]
+        )
     path.unlink(missing_ok=True)
     state.model.load_state_dict(progress.best)
     return Run(state.model.eval(), progress.history, progress.best_epoch, progress.seconds)
+
+
+def _on_record(name: str, hyperparameters: dict, dataset: Dataset) -> dict | None:
+    """The record of run `name` if it is one of these hyperparameters and photos, or None."""
+    try:
+        record = records.read(name)
+    except FileNotFoundError:
+        return None
+    asked = json.loads(json.dumps(hyperparameters | {"PRECISION": ""}))
+    if (
+        record["hyperparameters"] | {"PRECISION": ""} != asked
+        or record["data"] != dataset.describe()
+    ):
+        return None
+    print(f"On record as {name}, trained {record['finished'][:10]}: not trained again.")
+    return record
 
 
 def _save(path: Path, key: str, state: State, progress: Progress) -> None:
