@@ -330,6 +330,22 @@ def test_a_checkpoint_that_does_not_fit_is_not_resumed(synthetic, capsys, reason
     assert ("cannot be read" in capsys.readouterr().out) == (reason == "damaged")
 
 
+def test_a_finished_run_is_taken_from_its_record(synthetic, capsys):
+    dataset = Dataset("full", P["IMAGE_SIZE"])
+    run = training.train(P, dataset, "mine", device=CPU)
+    metrics = {"val": {"accuracy": {"value": 0.5}}}
+    training.save("mine", run, P, dataset, metrics)
+
+    taken = training.train(P, dataset, "mine", device=CPU, resume="finished")
+    assert "On record as mine" in capsys.readouterr().out
+    assert taken.model is None and taken.metrics == metrics
+    assert taken.history == run.history and taken.best_epoch == run.best_epoch
+    assert training._on_record("mine", P | {"PRECISION": "bfloat16"}, dataset)
+    for different in (P | {"SEED": 1}, P | {"EPOCHS": 1}):
+        assert training._on_record("mine", different, dataset) is None
+    assert training._on_record("none", P, dataset) is None
+
+
 # --- its record -----------------------------------------------------------------------------------
 
 
