@@ -58,6 +58,8 @@ class Checkpoint(keras.callbacks.Callback):
             network = [layer for layer in self.model.layers if isinstance(layer, keras.Model)][-1]
             network.set_weights(self._finished["weights"])
             self.best, self.model._initial_epoch = self._weights(), self.epochs_done
+            if not self.model.optimizer.built:  # as the first training step would do
+                self.model.optimizer.build(self.model.trainable_variables)
         state = self._read() if self.resume and not self._finished else None
         if state:
             for variable, value in zip(self._variables(), state["variables"], strict=True):
