@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import argparse
 import os
-import shutil
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -17,6 +16,8 @@ from catsdogs.data import download
 
 #: The notebooks that train, evaluate and use the CNN, in order; each of the others is optional.
 DEFAULT_NOTEBOOKS = ("01", "02", "03", "04")
+#: The name of the run that notebook 02 trains.
+OWN_RUN = "my-run"
 
 
 def main(arguments: list[str] | None = None) -> int:
@@ -53,8 +54,9 @@ def main(arguments: list[str] | None = None) -> int:
     )
     predict.add_argument(
         "--model",
-        metavar="PATH",
-        help="a .keras, .onnx or .tflite file (default: models/cats_vs_dogs.keras)",
+        metavar="NAME_OR_PATH",
+        help="a run of your own or an included model by name, or a .keras, .onnx or .tflite file "
+        "(default: two-conv, which is included)",
     )
     form = predict.add_mutually_exclusive_group()
     form.add_argument(
@@ -90,22 +92,31 @@ def main(arguments: list[str] | None = None) -> int:
         "--port", type=int, default=8000, help="the port; 0 picks a free one (default: 8000)"
     )
     serve.add_argument(
-        "--model", metavar="PATH", help="an .onnx file (default: models/cats_vs_dogs.onnx)"
+        "--model",
+        metavar="NAME_OR_PATH",
+        help="a run of your own or an included model by name, or an .onnx file (default: two-conv, "
+        "which is included)",
     )
     export = commands.add_parser(
         "export",
         help="export the model as ONNX and LiteRT, and as a static site",
-        description="Writes NAME.onnx, NAME.tflite and NAME_int8.tflite, and a static site that "
+        description="Writes model.onnx, model.tflite and model_int8.tflite, and a static site that "
         "classifies photos in the visitor's browser. Quantization to 8 bits needs training photos "
-        "in data/ as its representative dataset; without them, NAME_int8.tflite is left out. The "
+        "in data/ as its representative dataset; without them, model_int8.tflite is left out. The "
         "static site needs npm. Exit status 2: a model that cannot be used or exported, or a "
         "folder that cannot be written.",
     )
     export.add_argument(
-        "--model", metavar="PATH", help="a .keras file (default: models/cats_vs_dogs.keras)"
+        "--model",
+        metavar="NAME_OR_PATH",
+        help="a run of your own or an included model by name, or a .keras file (default: two-conv, "
+        "which is included)",
     )
     export.add_argument(
-        "--output", metavar="FOLDER", help="where the model files go (default: beside the model)"
+        "--output",
+        metavar="FOLDER",
+        help="where the model files go (default: beside a model of your own; build/export for an "
+        "included one)",
     )
     export.add_argument(
         "--web", metavar="FOLDER", help="where the static site goes (default: build/web)"
@@ -156,25 +167,15 @@ def run(numbers: Sequence[str] = ()) -> int:
     that is tracked by Git changes.
     """
     build = paths.PROJECT / "build"
-    # The included model is left alone: this run's model goes beside its notebooks.
-    os.environ["CATSDOGS_MODELS"] = str(build / "models")
     from catsdogs.data import dataset
     from catsdogs.training import records
 
     chosen = chosen_notebooks(numbers or DEFAULT_NOTEBOOKS)
     if chosen is None:
         return 2
-    if numbers:
-        # A notebook that runs alone may need what an earlier one makes: the included models and
-        # records take its place.
-        (build / "models").mkdir(parents=True, exist_ok=True)
-        for included in (paths.PROJECT / "models").glob("*.*"):
-            if (
-                included.suffix in (".keras", ".json")
-                and not (build / "models" / included.name).exists()
-            ):
-                shutil.copy(included, build / "models")
-    if status := fetch() or execute(build, chosen):
+    # Run by themselves, the notebooks evaluate the included model; after training, the new one.
+    evaluated = {} if numbers else {"03_read_the_results.ipynb": {"MODEL": OWN_RUN}}
+    if status := fetch() or execute(build, chosen, evaluated):
         return status
     if numbers:
         print(
@@ -183,12 +184,13 @@ def run(numbers: Sequence[str] = ()) -> int:
         )
         return 0
 
-    name = records.run_name("cats_vs_dogs")
+    name = records.run_name(OWN_RUN)
     test = records.read(name)["metrics"]["test"]
     accuracy = test["accuracy"]
     print(
-        f"\nOpen {paths.shown(build)}/03_read_the_results.html first; the other notebooks and the "
-        f"model are beside it.\n{accuracy['value']:.1%} test accuracy, 95% CI "
+        f"\nOpen {paths.shown(build)}/03_read_the_results.html first; the other notebooks are "
+        f"beside it, and the model is in {paths.shown(paths.model_folder(name))}.\n"
+        f"{accuracy['value']:.1%} test accuracy, 95% CI "
         f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, n = {test['photos']:,}"
         + (
             ", on the SYNTHETIC sample, which tells nothing about photos.\n"
@@ -210,8 +212,10 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
 
     from tqdm import tqdm
 
+    from catsdogs.serving import models
+    from catsdogs.serving.models import ModelError
     from catsdogs.serving.photos import find_photos
-    from catsdogs.serving.predictor import ModelError, load_predictor, predict_photos
+    from catsdogs.serving.predictor import load_predictor, predict_photos
     from catsdogs.text import printable
 
     if sys.stdout is None:
@@ -227,7 +231,15 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
             status = 1
         photos += found
     try:
-        predictor = load_predictor(model)
+        file = models.find_model(model)
+        predictor = load_predictor(file)
+        print(f"model: {models.where(file)}", file=sys.stderr)
+        if models.is_synthetic(models.record_beside(file)):
+            print(
+                "It was trained on the synthetic sample and has never seen a photo: its "
+                "predictions for photos mean nothing.",
+                file=sys.stderr,
+            )
     except ModelError as error:
         print(error, file=sys.stderr)
         return 2
@@ -272,8 +284,8 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
 def serve_command(host: str, port: int, model: str | None) -> int:
     """Run the HTTP service until it is stopped; returns the exit status."""
     try:
-        from catsdogs.serving import app
-        from catsdogs.serving.predictor import ModelError
+        from catsdogs.serving import app, models
+        from catsdogs.serving.models import ModelError
         from catsdogs.text import printable
     except ModuleNotFoundError as error:
         print(
@@ -282,7 +294,18 @@ def serve_command(host: str, port: int, model: str | None) -> int:
         )
         return 2
     try:
-        return app.serve(host, port, model)
+        path = models.find_model(model, (".onnx", ".keras"))
+        if path.suffix == ".keras":  # a run of one's own that was not exported yet
+            from catsdogs.serving import export
+
+            path = export.onnx_beside(path)
+        return app.serve(host, port, path)
+    except ModuleNotFoundError as error:
+        print(
+            f"This model has no .onnx file, and exporting it needs {error.name}: "
+            "pip install -r requirements.txt",
+            file=sys.stderr,
+        )
     except ModelError as error:
         print(error, file=sys.stderr)
     except (OSError, OverflowError, TypeError, UnicodeError) as error:
@@ -298,15 +321,17 @@ def serve_command(host: str, port: int, model: str | None) -> int:
 
 def export_command(model: str | None, output: str | None, web: str | None) -> int:
     """Export the model in every format, and the static site; returns the exit status."""
-    from catsdogs.serving.predictor import ModelError
+    from catsdogs.serving.models import ModelError, find_model, is_included
     from catsdogs.text import printable
 
-    path = Path(model or paths.models() / "cats_vs_dogs.keras")
-    files = Path(output) if output else path.parent
     folder = Path(web).resolve() if web else paths.PROJECT / "build" / "web"
+    files = Path(output) if output else None
     try:
         from catsdogs.serving import export, static_site
 
+        path = find_model(model, (".keras",))
+        if files is None:
+            files = paths.PROJECT / "build" / "export" if is_included(path) else path.parent
         export.export_and_compare(path, files)
         static_site.build(files / f"{path.stem}.onnx", folder)
     except ModelError as error:
@@ -342,15 +367,18 @@ def chosen_notebooks(numbers: Sequence[str]) -> list[Path] | None:
     return chosen
 
 
-def execute(folder: Path, chosen: list[Path]) -> int:
-    """Execute the notebooks `chosen` into `folder` until one fails; returns the exit status."""
+def execute(folder: Path, chosen: list[Path], parameters: dict[str, dict] | None = None) -> int:
+    """Execute the notebooks `chosen` into `folder` until one fails; returns the exit status.
+
+    `parameters` maps the file names of notebooks to parameters that replace theirs.
+    """
     from papermill import PapermillExecutionError
 
     from catsdogs import notebooks
 
     for notebook in chosen:
         try:
-            notebooks.run(notebook, folder)
+            notebooks.run(notebook, folder, (parameters or {}).get(notebook.name))
         except PapermillExecutionError as error:
             print(
                 f"{notebook.name} failed in cell {error.exec_count}, "

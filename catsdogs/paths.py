@@ -1,14 +1,24 @@
 """The project's folders, defined in one place.
 
 Two environment variables relocate them: ``CATSDOGS_DATA`` (the photos and everything computed from
-them; default ``data/``) and ``CATSDOGS_MODELS`` (what training writes; default ``models/``). They
-are read at each call, so a test or a notebook can change them while it runs.
+them; default ``data/``) and ``CATSDOGS_RUNS`` (what training writes; default ``models/runs/``).
+They are read at each call, so a test or a notebook can change them while it runs.
+
+A model is a folder: the network in every format it was exported to, and its run record. Those in
+``models/`` are included with the project, and training never writes there; a run of one's own is a
+folder in ``models/runs/``.
 """
 
 import os
+import re
 from pathlib import Path
 
 PROJECT = Path(__file__).resolve().parent.parent
+
+#: The included model that is used where none is named.
+DEFAULT_MODEL = "two-conv"
+#: The run record in the folder of a model.
+RECORD_FILE = "record.json"
 
 
 def data() -> Path:
@@ -51,9 +61,48 @@ def features() -> Path:
     return data() / "features"
 
 
-def models() -> Path:
-    """What training writes: models, run records and checkpoints."""
-    return Path(os.environ.get("CATSDOGS_MODELS") or PROJECT / "models").expanduser().resolve()
+def included() -> Path:
+    """The included models, one folder each. Only ``make publish`` writes there."""
+    return PROJECT / "models"
+
+
+def runs() -> Path:
+    """What training writes: one folder per run, and the checkpoints of unfinished runs."""
+    return Path(os.environ.get("CATSDOGS_RUNS") or included() / "runs").expanduser().resolve()
+
+
+def checkpoints() -> Path:
+    """Checkpoints of runs that are training or were interrupted."""
+    return runs() / ".checkpoints"
+
+
+def model_names() -> list[str]:
+    """The names of all models and run records: one's own runs first, then the included ones."""
+    folders = [*sorted(runs().glob("*/")), *sorted(included().glob("*/"))]
+    return [folder.name for folder in folders if (folder / RECORD_FILE).exists()]
+
+
+def is_included(name: str) -> bool:
+    """Whether `name` is that of an included model."""
+    return name == DEFAULT_MODEL or (included() / name / RECORD_FILE).exists()
+
+
+def model_folder(name: str) -> Path:
+    """The folder of the model `name`, which need not exist yet: included, or a run of one's own.
+
+    Raises `ValueError` for a name that cannot be that of a folder on every system.
+    """
+    if not re.fullmatch(r"\w[\w.-]{0,99}", name) or name.endswith("."):
+        raise ValueError(
+            f"{name!r} cannot be the name of a run: expected up to 100 letters, digits, hyphens, "
+            'underscores and dots, such as "my-run"'
+        )
+    return (included() if is_included(name) else runs()) / name
+
+
+def whose(folder: Path) -> str:
+    """``"included"`` or ``"a run of your own"``, to print beside the name of a model's folder."""
+    return "included" if folder.parent == included() else "a run of your own"
 
 
 def shown(path: Path) -> str:

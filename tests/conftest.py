@@ -39,7 +39,7 @@ def synthetic_data(tmp_path_factory) -> Path:
 def synthetic(synthetic_data, tmp_path, monkeypatch) -> Path:
     """The synthetic sample as the project's photos, and an empty models folder, for one test."""
     monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path / "runs"))
     return synthetic_data
 
 
@@ -47,7 +47,7 @@ def synthetic(synthetic_data, tmp_path, monkeypatch) -> Path:
 def empty(tmp_path, monkeypatch) -> Path:
     """An empty data folder as the project's, whose source is that of real photos."""
     monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "data"))
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "models"))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path / "runs"))
     for name in ("Cat", "Dog"):
         (tmp_path / "data" / "PetImages" / name).mkdir(parents=True)
     paths.source_file().write_text(json.dumps({"source": "zip"}))

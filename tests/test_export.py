@@ -8,6 +8,7 @@ import subprocess
 import sys
 import threading
 import urllib.request
+from pathlib import Path
 
 import keras
 import numpy as np
@@ -33,14 +34,17 @@ def images(synthetic_data):
     """Synthetic photos, as arrays of the included model's size."""
     photos = sorted((synthetic_data / "PetImages").glob("*/*.jpg"))[::4]
     return np.stack(
-        [decode(photo, load_predictor(INCLUDED / "cats_vs_dogs.onnx").size) for photo in photos]
+        [
+            decode(photo, load_predictor(INCLUDED / "two-conv" / "model.onnx").size)
+            for photo in photos
+        ]
     )
 
 
 @pytest.mark.parametrize("ending", ENDINGS)
 def test_every_included_format_predicts_the_same_probabilities(images, ending):
     expected = load_model().predict(images, verbose=0)[:, 0]
-    given = load_predictor(INCLUDED / f"cats_vs_dogs.{ending}")
+    given = load_predictor(INCLUDED / "two-conv" / f"model.{ending}")
     assert len(expected) >= 30 and expected.std() > 0.05
     np.testing.assert_allclose(given.predict(images), expected, atol=1e-4)
     np.testing.assert_allclose(given.predict(images[:1]), expected[:1], atol=1e-4)
@@ -49,25 +53,27 @@ def test_every_included_format_predicts_the_same_probabilities(images, ending):
 def test_every_format_has_the_same_calibration():
     record = records.read(report.MODEL)
     for ending in (*ENDINGS, "_int8"):
-        path = INCLUDED / (
-            "cats_vs_dogs_int8.tflite" if ending == "_int8" else f"cats_vs_dogs.{ending}"
-        )
+        name = "model_int8.tflite" if ending == "_int8" else f"model.{ending}"
+        path = INCLUDED / "two-conv" / name
         calibration = load_predictor(path).calibration
         assert calibration.temperature == pytest.approx(record["calibration"]["temperature"])
         assert calibration.unsure_below == record["calibration"]["unsure_below"]
 
 
 def test_the_included_formats_were_exported_from_the_included_model_and_agree_on_the_test_set():
-    record, facts = records.read(report.MODEL), load_predictor(INCLUDED / "cats_vs_dogs.onnx").facts
+    record, facts = (
+        records.read(report.MODEL),
+        load_predictor(INCLUDED / "two-conv" / "model.onnx").facts,
+    )
     assert (
         facts["model_sha256"]
         == record["model_sha256"]
-        == files.sha256(INCLUDED / "cats_vs_dogs.keras")
+        == files.sha256(INCLUDED / "two-conv" / "model.keras")
     )
     assert f"{record['metrics']['test']['accuracy']['value']:.1%}" in facts["about"]
-    for name in ("cats_vs_dogs.onnx", "cats_vs_dogs.tflite", "cats_vs_dogs_int8.tflite"):
+    for name in ("model.onnx", "model.tflite", "model_int8.tflite"):
         found = record["exports"][name]
-        assert found["bytes"] == (INCLUDED / name).stat().st_size
+        assert found["bytes"] == (INCLUDED / "two-conv" / name).stat().st_size
         assert found["same_label"] >= 0.99 if "int8" in name else found["largest_difference"] < 1e-3
 
 
@@ -88,11 +94,11 @@ def test_on_real_photos_the_8_bit_model_predicts_the_same_labels(empty):
             )
         )
         for path in (
-            INCLUDED / f"cats_vs_dogs{ending}"
+            INCLUDED / "two-conv" / f"model{ending}"
             for ending in (".keras", ".onnx", ".tflite", "_int8.tflite")
         )
     }
-    expected = np.array([one.probability for one in found["cats_vs_dogs.keras"]])
+    expected = np.array([one.probability for one in found["model.keras"]])
     assert len(expected) >= 500
     for name, predictions in found.items():
         given = np.array([one.probability for one in predictions])
@@ -103,7 +109,7 @@ def test_on_real_photos_the_8_bit_model_predicts_the_same_labels(empty):
 
 
 def test_the_map_is_grad_cam(images):
-    model, written = load_model(), load_predictor(INCLUDED / "cats_vs_dogs.onnx")
+    model, written = load_model(), load_predictor(INCLUDED / "two-conv" / "model.onnx")
     probabilities, maps = written.explain(images)
     np.testing.assert_allclose(probabilities, written.predict(images), atol=1e-6)
     assert maps.min() >= 0 and maps.max((1, 2)) == pytest.approx(1, abs=1e-5)
@@ -193,7 +199,7 @@ def test_the_8_bit_model_takes_bytes_and_comes_close(tmp_path, images):
 
 def test_the_metadata_describe_the_model_and_how_well_it_does(tmp_path):
     model, record = load_model(), records.read(report.MODEL)
-    about = export.describe(INCLUDED / "cats_vs_dogs.keras", model)["about"]
+    about = export.describe(INCLUDED / "two-conv" / "model.keras", model)["about"]
     test = record["metrics"]["test"]
     for words in (
         f"{record['parameters']:,} parameters",
@@ -202,18 +208,19 @@ def test_the_metadata_describe_the_model_and_how_well_it_does(tmp_path):
         f"n = {test['photos']:,}",
     ):
         assert words in about
-    # Without a record, or with that of a different model, there are no such numbers.
-    shutil.copy(INCLUDED / "cats_vs_dogs.keras", tmp_path / "mine.keras")
-    assert "accuracy" not in export.describe(tmp_path / "mine.keras", model)["about"]
-    (tmp_path / "mine.json").write_text(json.dumps(record | {"model_sha256": "another"}))
-    assert "accuracy" not in export.describe(tmp_path / "mine.keras", model)["about"]
+    # Without a record there are no such numbers; that of a different model is no record of it.
+    path = shutil.copy(INCLUDED / "two-conv" / "model.keras", tmp_path)
+    assert "accuracy" not in export.describe(Path(path), model)["about"]
+    (tmp_path / "record.json").write_text(json.dumps(record | {"model_sha256": "another"}))
+    with pytest.raises(ModelError, match="not the model that record.json beside it describes"):
+        export.describe(Path(path), model)
 
 
 def test_the_comparison_counts_labels_and_measures_probabilities(images):
-    path = INCLUDED / "cats_vs_dogs.onnx"
-    found = export.compare(INCLUDED / "cats_vs_dogs.keras", [path], images)
+    path = INCLUDED / "two-conv" / "model.onnx"
+    found = export.compare(INCLUDED / "two-conv" / "model.keras", [path], images)
     assert found == {
-        "cats_vs_dogs.onnx": {
+        "model.onnx": {
             "bytes": path.stat().st_size,
             "largest_difference": pytest.approx(0, abs=1e-4),
             "same_label": 1.0,
@@ -243,7 +250,7 @@ def npm(tmp_path, monkeypatch):
 def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
     folder = tmp_path / "site"
     for _ in range(2):
-        static_site.build(INCLUDED / "cats_vs_dogs.onnx", folder)
+        static_site.build(INCLUDED / "two-conv" / "model.onnx", folder)
     assert sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     ) == sorted(
@@ -270,14 +277,16 @@ def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
         and facts["has_map"]
         and facts["size"] == 128
     )
-    assert (folder / "model.onnx").read_bytes() == (INCLUDED / "cats_vs_dogs.onnx").read_bytes()
+    assert (folder / "model.onnx").read_bytes() == (
+        INCLUDED / "two-conv" / "model.onnx"
+    ).read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
 
 
 def test_a_folder_with_anything_else_is_left_alone(tmp_path, npm):
     (tmp_path / "thesis.txt").write_text("three years of work")
     with pytest.raises(ModelError, match="not an earlier build"):
-        static_site.build(INCLUDED / "cats_vs_dogs.onnx", tmp_path)
+        static_site.build(INCLUDED / "two-conv" / "model.onnx", tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "three years of work"
 
 
@@ -285,7 +294,7 @@ def test_the_static_site_is_never_written_over_the_model(tmp_path, npm, capsys):
     """Exported into the model's own folder, beside the .onnx file that the same command wrote."""
     mine = tmp_path / "mine"
     mine.mkdir()
-    shutil.copy(INCLUDED / "cats_vs_dogs.keras", mine / "model.keras")
+    shutil.copy(INCLUDED / "two-conv" / "model.keras", mine / "model.keras")
     assert (
         command_line.main(["export", "--model", str(mine / "model.keras"), "--web", str(mine)]) == 2
     )
@@ -293,7 +302,7 @@ def test_the_static_site_is_never_written_over_the_model(tmp_path, npm, capsys):
     (mine / "page").mkdir()
     (mine / "page" / "model.onnx").write_bytes(b"somebody's own")
     with pytest.raises(ModelError, match="not an earlier build"):
-        static_site.build(INCLUDED / "cats_vs_dogs.onnx", mine / "page")
+        static_site.build(INCLUDED / "two-conv" / "model.onnx", mine / "page")
 
 
 @pytest.mark.parametrize(
@@ -313,22 +322,23 @@ def test_without_npm_the_error_says_so(tmp_path, monkeypatch, npm_does, said):
         else f"{tmp_path / 'bin'}:/bin:/usr/bin",
     )
     with pytest.raises(ModelError, match=said):
-        static_site.build(INCLUDED / "cats_vs_dogs.onnx", tmp_path / "site")
+        static_site.build(INCLUDED / "two-conv" / "model.onnx", tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
 
 def test_the_command_line_exports_and_says_what_it_left_out(synthetic, tmp_path, npm, capsys):
-    (tmp_path / "models").mkdir(exist_ok=True)
-    for ending in ("keras", "json"):
-        shutil.copy(INCLUDED / f"cats_vs_dogs.{ending}", tmp_path / "models")
-    assert command_line.main(["export", "--web", str(tmp_path / "site")]) == 0
+    mine = tmp_path / "runs" / "mine"
+    mine.mkdir(parents=True)
+    for name in ("model.keras", "record.json"):
+        shutil.copy(INCLUDED / "two-conv" / name, mine)
+    assert command_line.main(["export", "--model", "mine", "--web", str(tmp_path / "site")]) == 0
     printed = capsys.readouterr().out
     assert "No 8-bit LiteRT file" in printed and "http.server" in printed and dataset.is_synthetic()
-    assert sorted(path.name for path in (tmp_path / "models").iterdir()) == [
-        "cats_vs_dogs.json",
-        "cats_vs_dogs.keras",
-        "cats_vs_dogs.onnx",
-        "cats_vs_dogs.tflite",
+    assert sorted(path.name for path in mine.iterdir()) == [
+        "model.keras",
+        "model.onnx",
+        "model.tflite",
+        "record.json",
     ]
     server = http.server.ThreadingHTTPServer(
         ("127.0.0.1", 0),

@@ -47,8 +47,8 @@ SMALL = {
         "FILTERS": [4, 8],
         "DENSE_UNITS": 8,
     },
-    "03_read_the_results.ipynb": {},
-    "04_classify_new_photos.ipynb": {"SHOWN": 4},
+    "03_read_the_results.ipynb": {"MODEL": "my-run"},
+    "04_classify_new_photos.ipynb": {"MODEL": "my-run-synthetic", "SHOWN": 4},
     "05_compare_networks.ipynb": {
         "BASELINE": BASELINE | {"IMAGE_SIZE": 32, "EPOCHS": 2},
         "TWO_CONV": TINY_TWO_CONV,
@@ -70,10 +70,12 @@ SMALL = {
         "EPOCHS": 2,
         "FILTERS": [4, 8],
         "DENSE_UNITS": 8,
+        "KERAS_NAME": "my-run",
     },
     "08_submit_to_kaggle.ipynb": {
         "COMPETITION": "dogs-vs-cats",
-        "SEEDS": ["cats_vs_dogs", "compare_seed_3"],
+        "MODELS": ["my-pretrained", "my-run"],
+        "SEEDS": ["my-two-conv", "my-seed-3"],
     },
     "09_audit_the_labels.ipynb": {"NETWORKS": {"efficientnet-lite0": 64}},
 }
@@ -109,11 +111,11 @@ def executed(synthetic_data, tmp_path_factory):
     folder = tmp_path_factory.mktemp("executed")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("CATSDOGS_DATA", str(synthetic_data))
-        patch.setenv("CATSDOGS_MODELS", str(folder / "models"))
+        patch.setenv("CATSDOGS_RUNS", str(folder / "runs"))
         for name in NOTEBOOKS:
             if not MISSING[name]:
                 notebooks.run(with_checks(name, folder / "to run"), folder, SMALL[name])
-        record = records.read("cats_vs_dogs_synthetic")
+        record = records.read("my-run-synthetic")
     return folder, record
 
 
@@ -155,9 +157,10 @@ def outputs(folder, name, tag=None):
 
 def test_they_leave_a_model_and_its_record(executed):
     folder, record = executed
-    assert (folder / "models" / "cats_vs_dogs_synthetic.keras").exists() and (
-        folder / "models" / "cats_vs_dogs_synthetic.h5"
-    ).exists()
+    assert {path.name for path in (folder / "runs" / "my-run-synthetic").iterdir()} == {
+        "model.keras",
+        "record.json",
+    }
     assert record["data"]["source"] == "synthetic" and record["epochs"] == 2 == len(
         record["history"]["val_loss"]
     )
@@ -235,26 +238,33 @@ def test_without_any_source_the_synthetic_sample_is_used_and_it_says_so(empty, m
     assert dataset.is_synthetic() and len(list((empty / "PetImages").glob("*/*.jpg"))) == 20
 
 
-def test_a_notebook_run_by_itself_has_the_included_models_in_place_of_what_others_make(
-    synthetic_data, monkeypatch, capsys
-):
-    monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
-    monkeypatch.setenv("CATSDOGS_MODELS", "set by run() itself")
-    ran = []
-    monkeypatch.setattr(
-        command_line,
-        "execute",
-        lambda folder, chosen: ran.extend(path.name[:2] for path in chosen) or 0,
-    )
-    assert command_line.main(["run", "08", "06"]) == 0 and ran == ["06", "08"]
-    for name in ("cats_vs_dogs", "pretrained"):
-        assert (
-            paths.models() / f"{name}.keras"
-        ).exists() and paths.models() == paths.PROJECT / "build" / "models"
+def test_a_notebook_can_be_chosen_by_its_number(synthetic, monkeypatch, capsys):
+    ran = {}
+
+    def execute(folder, chosen, parameters):
+        ran.update({path.name[:2]: parameters.get(path.name) for path in chosen})
+        return 0
+
+    monkeypatch.setattr(command_line, "execute", execute)
+    assert command_line.main(["run", "08", "03"]) == 0 and ran == {"03": None, "08": None}
     assert (
         command_line.main(["run", "77"]) == 2
         and "No notebook 77: choose from 01, 02" in capsys.readouterr().err
     )
+
+
+def test_running_all_evaluates_the_run_that_was_trained(executed, synthetic, monkeypatch, capsys):
+    folder, record = executed
+    monkeypatch.setenv("CATSDOGS_RUNS", str(folder / "runs"))
+    given = {}
+    monkeypatch.setattr(
+        command_line, "execute", lambda folder, chosen, parameters: given.update(parameters) or 0
+    )
+    assert command_line.main(["run"]) == 0 and given == {
+        "03_read_the_results.ipynb": {"MODEL": "my-run"}
+    }
+    accuracy = record["metrics"]["test"]["accuracy"]["value"]
+    assert f"{accuracy:.1%} test accuracy" in capsys.readouterr().out
 
 
 def test_a_notebook_that_needs_what_is_not_installed_says_so_and_the_others_run(
@@ -265,7 +275,6 @@ def test_a_notebook_that_needs_what_is_not_installed_says_so_and_the_others_run(
         "07_the_same_in_pytorch.ipynb",
         ("no_such_package", "torch"),
     )
-    monkeypatch.setenv("CATSDOGS_MODELS", "set by run() itself")
     assert command_line.main(["run", "07"]) == 2
     assert capsys.readouterr().err == (
         "07_the_same_in_pytorch.ipynb cannot run: it needs no_such_package: "

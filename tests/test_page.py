@@ -157,7 +157,7 @@ def exported(tmp_path_factory):
         text=True,
         env=os.environ | {"CATSDOGS_DATA": str(out / "none")},
     )
-    assert (out / "cats_vs_dogs.onnx").exists(), run.stderr
+    assert (out / "model.onnx").exists(), run.stderr
     (out / "said").write_text(run.stderr)
     return out
 
@@ -167,7 +167,7 @@ def server(exported):
     pytest.importorskip("fastapi", reason="needs fastapi")
     port = free_port()
     process = started(
-        ["catsdogs", "serve", "--port", port, "--model", exported / "cats_vs_dogs.onnx"],
+        ["catsdogs", "serve", "--port", port, "--model", exported / "model.onnx"],
         port,
         cwd=paths.PROJECT,
     )
@@ -238,7 +238,7 @@ def model_predicts(photos):
 
     if not hasattr(model_predicts, "model"):
         model_predicts.model = keras.saving.load_model(
-            paths.PROJECT / "models" / "cats_vs_dogs.keras", compile=False
+            paths.PROJECT / "models" / "two-conv" / "model.keras", compile=False
         )
     size = model_predicts.model.input_shape[1]
     return model_predicts.model.predict(

@@ -164,7 +164,7 @@ def test_a_reader_that_closes_the_pipe_is_no_error(album):
 
 def damaged(tmp_path):
     path = tmp_path / "damaged.keras"
-    path.write_bytes((paths.PROJECT / "models" / "cats_vs_dogs.keras").read_bytes()[:50_000])
+    path.write_bytes((paths.PROJECT / "models" / "two-conv" / "model.keras").read_bytes()[:50_000])
     return path
 
 
@@ -213,7 +213,7 @@ def cut_short(ending):
     def make(tmp_path):
         path = tmp_path / f"cut.{ending}"
         path.write_bytes(
-            (paths.PROJECT / "models" / f"cats_vs_dogs.{ending}").read_bytes()[:100_000]
+            (paths.PROJECT / "models" / "two-conv" / f"model.{ending}").read_bytes()[:100_000]
         )
         return path
 
@@ -265,7 +265,7 @@ def test_without_a_model_the_command_line_exits_with_2(album, tmp_path):
         album,
         "--model",
         tmp_path / "none.keras",
-        env=os.environ | {"CATSDOGS_MODELS": str(tmp_path)},
+        env=os.environ | {"CATSDOGS_RUNS": str(tmp_path)},
     )
     assert run.returncode == 2 and run.stdout == "" and len(run.stderr.splitlines()) == 1
 
@@ -337,7 +337,7 @@ def test_names_that_the_terminal_cannot_show(album, tmp_path):
 
 
 def test_an_unusable_run_record_is_ignored(tmp_path):
-    shutil.copy(paths.PROJECT / "models" / "cats_vs_dogs.tflite", tmp_path / "mine.tflite")
+    shutil.copy(paths.PROJECT / "models" / "two-conv" / "model.tflite", tmp_path)
     for content in (
         "[1]",
         '{"calibration": 3}',
@@ -345,8 +345,8 @@ def test_an_unusable_run_record_is_ignored(tmp_path):
         "not JSON",
         '{"calibration": {"temperature": 0, "unsure_below": 0.9}}',
     ):
-        (tmp_path / "mine.json").write_text(content)
-        assert load_predictor(tmp_path / "mine.tflite").calibration == Calibration()
+        (tmp_path / "record.json").write_text(content)
+        assert load_predictor(tmp_path / "model.tflite").calibration == Calibration()
 
 
 # --- images -----------------------------------------------------------------------------------
@@ -360,7 +360,7 @@ def images(synthetic_data):
 
 @pytest.mark.parametrize("suffix", ["keras", "onnx", "tflite"])
 def test_predict_takes_any_number_of_images(images, suffix):
-    predictor = load_predictor(paths.PROJECT / "models" / f"cats_vs_dogs.{suffix}")
+    predictor = load_predictor(paths.PROJECT / "models" / "two-conv" / f"model.{suffix}")
     expected = predictor.predict(images)
     assert len(images) == 10 and expected.shape == (10,) and expected.std() > 0.05
     np.testing.assert_allclose(predictor.predict(images, batch_size=3), expected, atol=1e-5)
@@ -372,7 +372,7 @@ def test_predict_takes_any_number_of_images(images, suffix):
 
 
 def test_flip_averages_in_the_prediction_for_the_horizontal_flip(images):
-    predictor = load_predictor(paths.PROJECT / "models" / "cats_vs_dogs.onnx")
+    predictor = load_predictor(paths.PROJECT / "models" / "two-conv" / "model.onnx")
     separately = [predictor.predict(images), predictor.predict(images[:, :, ::-1])]
     assert abs(separately[0] - separately[1]).max() > 0.001
     np.testing.assert_allclose(predictor.predict(images, flip=True), sum(separately) / 2, atol=1e-6)
@@ -380,7 +380,7 @@ def test_flip_averages_in_the_prediction_for_the_horizontal_flip(images):
 
 @pytest.mark.parametrize("suffix", ["keras", "onnx"])
 def test_explain_returns_a_map_for_every_image(images, suffix):
-    predictor = load_predictor(paths.PROJECT / "models" / f"cats_vs_dogs.{suffix}")
+    predictor = load_predictor(paths.PROJECT / "models" / "two-conv" / f"model.{suffix}")
     probabilities, maps = predictor.explain(images, batch_size=4)
     np.testing.assert_allclose(probabilities, predictor.predict(images), atol=1e-5)
     assert predictor.can_explain and len(maps) == 10 and maps.ndim == 3
@@ -389,7 +389,7 @@ def test_explain_returns_a_map_for_every_image(images, suffix):
 
 
 def test_a_model_without_grad_cam_says_so(images, album):
-    predictor = load_predictor(paths.PROJECT / "models" / "cats_vs_dogs.tflite")
+    predictor = load_predictor(paths.PROJECT / "models" / "two-conv" / "model.tflite")
     assert not predictor.can_explain
     with pytest.raises(ModelError, match="no Grad-CAM: expected a .keras file"):
         predictor.explain(images)
@@ -398,7 +398,7 @@ def test_a_model_without_grad_cam_says_so(images, album):
 
 @pytest.mark.parametrize("suffix", ["keras", "onnx"])
 def test_explained_photos_fit_a_figure(album, suffix):
-    predictor = load_predictor(paths.PROJECT / "models" / f"cats_vs_dogs.{suffix}")
+    predictor = load_predictor(paths.PROJECT / "models" / "two-conv" / f"model.{suffix}")
     photos = [album / "b.jpg", album / "broken.jpg", ("bytes", (album / "b.jpg").read_bytes())]
     images, predictions, maps = explain_photos(predictor, photos, batch_size=2)
     expected = list(predict_photos(predictor, photos))

@@ -40,7 +40,7 @@ def test_the_included_model_keeps_its_contract():
     images = np.random.default_rng(0).integers(0, 256, (8, size, size, 3), np.uint8)
     found = model.predict(images, verbose=0)
     assert found.min() >= 0 and found.max() <= 1
-    older = keras.saving.load_model(INCLUDED / f"{report.MODEL}.h5", compile=False)
+    older = keras.saving.load_model(INCLUDED / report.MODEL / "model.h5", compile=False)
     np.testing.assert_allclose(older.predict(images, verbose=0), found, atol=1e-6)
     assert sum(isinstance(layer, keras.layers.Conv2D) for layer in model.layers) == 2
     assert (
@@ -55,7 +55,7 @@ def test_the_included_records_are_of_real_photos_and_reach_the_least_accuracy():
         (report.BASELINE, 0.79),
         *((name, 0.87) for name in report.OURS_8000),
     ):
-        record = json.loads((INCLUDED / f"{name}.json").read_text())
+        record = json.loads((INCLUDED / name / "record.json").read_text())
         assert record["data"]["source"] == "asirra" and record["epochs"] == 25
         confusion = np.array(record["metrics"]["test"]["confusion"])
         assert confusion.sum() == record["data"]["photos"]["test"]
@@ -71,7 +71,8 @@ def test_the_included_records_are_of_real_photos_and_reach_the_least_accuracy():
 
 def test_the_network_in_pytorch_is_as_good_as_the_one_in_keras():
     ours, theirs = (
-        json.loads((INCLUDED / f"{name}.json").read_text()) for name in ("pytorch", report.MODEL)
+        json.loads((INCLUDED / name / "record.json").read_text())
+        for name in ("pytorch", report.MODEL)
     )
     assert (
         ours["data"] == theirs["data"]
@@ -161,12 +162,13 @@ def test_targets_that_are_missed_are_said_to_be():
 
 
 def test_what_a_reader_trains_besides_is_not_published(tmp_path, monkeypatch):
-    for name in (report.MODEL, "compare_residual"):
-        (tmp_path / f"{name}.json").write_text((INCLUDED / f"{name}.json").read_text())
-    for other in ("compare_residual_synthetic", "compare_seed_7"):
-        (tmp_path / f"{other}.json").write_text("{}")
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
-    assert list(report._compared()) == ["two_conv", "residual"]
+    for name in ("my-residual", "my-seed-7"):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "record.json").write_text("{}")
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path))
+    found = report._compared()
+    assert "seed_7" not in found and found["residual"]["name"] == "compare-residual"
+    assert found["two_conv"]["name"] == report.MODEL
 
 
 def test_fine_tuning_improves_on_the_head_it_was_averaged_with():
@@ -214,8 +216,8 @@ def test_no_photo_is_tracked():
         and name != "data/README.md"
     ]
     assert {name for name in tracked if name.endswith(".png")} <= {
-        "models/curves.png",
-        "models/confusion_matrix.png",
+        "models/two-conv/curves.png",
+        "models/two-conv/confusion_matrix.png",
         "benchmarks/bench.png",
     }
 

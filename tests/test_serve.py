@@ -22,7 +22,7 @@ from catsdogs import paths
 from catsdogs.data.decode import decode
 from catsdogs.serving.predictor import load_model, load_predictor
 
-ONNX = paths.PROJECT / "models" / "cats_vs_dogs.onnx"
+ONNX = paths.PROJECT / "models" / "two-conv" / "model.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -162,7 +162,7 @@ def test_health_metrics_and_docs(service):
     assert (
         status == 200
         and facts["status"] == "ok"
-        and facts["name"] == "cats_vs_dogs"
+        and facts["name"] == "two-conv"
         and "parameters" in facts["about"]
     )
     assert (

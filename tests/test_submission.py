@@ -149,8 +149,8 @@ def test_the_best_ensemble_is_chosen_on_the_validation_set(runs):
 
 
 def test_runs_of_different_splits_are_not_compared():
-    with pytest.raises(ValueError, match="cats_vs_dogs_8000_seed_0': 'baseline-8000"):
-        submission.candidates(["cats_vs_dogs", "cats_vs_dogs_8000_seed_0"])
+    with pytest.raises(ValueError, match="two-conv-8000-seed-0': 'baseline-8000"):
+        submission.candidates(["two-conv", "two-conv-8000-seed-0"])
 
 
 @pytest.mark.parametrize(
@@ -187,10 +187,10 @@ def test_labels_that_kaggle_would_refuse_are_found(ids, labels, says):
 def test_a_fine_tuned_network_is_refused_before_anything_is_computed():
     with pytest.raises(
         ValueError,
-        match="pretrained_fine_tuned is a fine-tuned network: expected a run of notebook 02",
+        match="pretrained-fine-tuned is a fine-tuned network: expected a run of notebook 02",
     ):
-        submission.flips("pretrained_fine_tuned")
-    assert submission.flips("pretrained") == (False,) and submission.flips("cats_vs_dogs") == (
+        submission.flips("pretrained-fine-tuned")
+    assert submission.flips("pretrained") == (False,) and submission.flips("two-conv") == (
         False,
         True,
     )

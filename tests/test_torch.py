@@ -49,8 +49,8 @@ def some_photos(count, size):
 
 
 def test_the_included_model_predicts_the_same_in_both(synthetic):
-    keras_model = keras.saving.load_model(SHIPPED / "cats_vs_dogs.keras", compile=False)
-    record = json.loads((SHIPPED / "cats_vs_dogs.json").read_text())
+    keras_model = keras.saving.load_model(SHIPPED / "two-conv" / "model.keras", compile=False)
+    record = json.loads((SHIPPED / "two-conv" / "record.json").read_text())
     model = networks.keras_to_torch(keras_model, networks.build(record["hyperparameters"]))
     assert networks.count_parameters(model) == keras_model.count_params() == record["parameters"]
     train = Dataset("full", 128).train
@@ -294,14 +294,14 @@ def test_an_interrupted_run_resumes_as_if_it_had_not_been(synthetic, capsys):
     whole = training.train(P, dataset, "pytorch", device=CPU)
     with pytest.raises(KeyboardInterrupt):
         training.train(P, dataset, "pytorch", device=CPU, train_epoch=interrupted_at(2))
-    assert [file.name for file in (paths.models() / "checkpoints").iterdir()] == ["pytorch.pt"]
+    assert [file.name for file in paths.checkpoints().iterdir()] == ["pytorch.pt"]
     resumed = training.train(P, dataset, "pytorch", device=CPU)
     assert "Resuming after epoch 2" in capsys.readouterr().out
     assert resumed.history == whole.history and len(whole.history["loss"]) == 3
     assert whole.best_epoch == resumed.best_epoch == int(np.argmin(whole.history["val_loss"])) + 1
     for name, value in whole.model.state_dict().items():
         assert torch.equal(value, resumed.model.state_dict()[name])
-    assert not list((paths.models() / "checkpoints").iterdir())
+    assert not list(paths.checkpoints().iterdir())
 
 
 @pytest.mark.parametrize("reason", ["hyperparameters", "network", "damaged", "not asked for"])
@@ -315,7 +315,7 @@ def test_a_checkpoint_that_does_not_fit_is_not_resumed(synthetic, capsys, reason
     elif reason == "network":
         options["start"] = lambda p, *rest: training.start(p | {"DROPOUT": 0.1}, *rest)
     elif reason == "damaged":
-        path = paths.models() / "checkpoints" / "pytorch.pt"
+        path = paths.checkpoints() / "pytorch.pt"
         path.write_bytes(path.read_bytes()[:1000])
     else:
         options["resume"] = False
@@ -352,7 +352,6 @@ def test_a_finished_run_is_taken_from_its_record(synthetic, capsys):
 def test_a_record_without_a_keras_model(synthetic, tmp_path):
     file = tmp_path / "weights.pt"
     file.write_bytes(b"weights")
-    paths.models().mkdir()
     records.save_record(
         "other",
         file,
@@ -465,7 +464,7 @@ def test_what_the_notebook_writes_out_is_what_the_package_has(synthetic, tmp_pat
         subset: evaluate(photos.labels, keras_run.model.predict(photos.images, verbose=0))
         for subset, photos in (("val", dataset.val), ("test", dataset.test))
     }
-    fit.save("cats_vs_dogs_synthetic", keras_run, P | {"EPOCHS": 1}, dataset, metrics)
+    fit.save("my-run-synthetic", keras_run, P | {"EPOCHS": 1}, dataset, metrics)
 
     notebook = nbformat.read(NOTEBOOK, 4)
     notebook.cells.append(nbformat.v4.new_code_cell(SAME_AS_THE_PACKAGE))
@@ -477,10 +476,12 @@ def test_what_the_notebook_writes_out_is_what_the_package_has(synthetic, tmp_pat
 
     last = nbformat.read(tmp_path / NOTEBOOK.name, 4).cells[-1]
     assert last.outputs[0].text == "the notebook and the package are the same\n"
-    record = records.read("pytorch_synthetic")
-    published = json.loads((SHIPPED / "pytorch.json").read_text())
+    record = records.read("my-pytorch-synthetic")
+    published = json.loads((SHIPPED / "pytorch" / "record.json").read_text())
     assert record.keys() == published.keys()
     assert record["hyperparameters"].keys() == published["hyperparameters"].keys()
     assert record["same_as_keras"].keys() == published["same_as_keras"].keys()
     assert record["epochs"] == 2 and record["parameters"] == keras_run.model.count_params()
-    assert record["model_sha256"] == files.sha256(paths.models() / "pytorch_synthetic.pt")
+    assert record["model_sha256"] == files.sha256(
+        paths.model_folder("my-pytorch-synthetic") / "model.pt"
+    )

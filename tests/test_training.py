@@ -240,7 +240,7 @@ def test_a_run_is_found_by_its_layers_hyperparameters_and_photos(
     synthetic_data, tmp_path, monkeypatch
 ):
     monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path))
     model_file = tmp_path / "some.keras"
     model_file.write_bytes(b"anything")
     photos = Dataset("full", 56, progress=False)
@@ -280,10 +280,10 @@ def test_a_run_is_found_by_its_layers_hyperparameters_and_photos(
 
 
 @pytest.mark.parametrize(
-    "name", ["cats_vs_dogs", "compare_residual", "compare_softmax", "compare_baseline"]
+    "name", ["two-conv", "compare-residual", "compare-softmax", "compare-baseline"]
 )
 def test_the_networks_on_record_are_those_of_the_package(name):
-    record = json.loads((paths.PROJECT / "models" / f"{name}.json").read_text())
+    record = json.loads((paths.included() / name / "record.json").read_text())
     model, network = fit.training_model(record["hyperparameters"])
     assert network.count_params() == record["parameters"]
     assert run_key(model, record["hyperparameters"], record["data"]) == record["run_key"]
@@ -356,16 +356,16 @@ def run(epochs=5, sleep=0.0, resume=True, callbacks=(), size=16):
         validation_data=(val.images, val.labels[:, None]),
         callbacks=[checkpoint, EMAWeights(), LiveCurves(checkpoint), slow, *callbacks],
     )
-    (paths.models() / "history.json").write_text(json.dumps(history.history))
+    (paths.runs() / "history.json").write_text(json.dumps(history.history))
     return model, checkpoint, history.history
 
 
 def test_a_killed_run_goes_on_to_the_same_history(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "whole"))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path / "whole"))
     _, checkpoint, whole = run()
     assert len(whole["loss"]) == 5 and not checkpoint.path.exists()
 
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path / "killed"))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path / "killed"))
     code = RUN.format(tests=os.path.dirname(__file__), epochs=5, sleep=0.4)
     process = subprocess.Popen(
         [sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, cwd=paths.PROJECT
@@ -389,7 +389,7 @@ def test_a_killed_run_goes_on_to_the_same_history(tmp_path, monkeypatch, capsys)
 
 def test_a_finished_run_is_taken_from_its_record(synthetic_data, tmp_path, monkeypatch, capsys):
     monkeypatch.setenv("CATSDOGS_DATA", str(synthetic_data))
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path))
     photos = Dataset("full", 56, progress=False)
     p = fit.TWO_CONV | dict(SPLIT="full", IMAGE_SIZE=56, FILTERS=(4, 8), DENSE_UNITS=4, EPOCHS=2)
     p |= dict(SEED=0, PRECISION="float32")
@@ -414,7 +414,7 @@ def test_a_finished_run_is_taken_from_its_record(synthetic_data, tmp_path, monke
 
 
 def test_the_average_of_the_best_epoch_is_restored(tmp_path, monkeypatch):
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path))
     trained, averages = {}, {}
 
     class Keep(keras.callbacks.Callback):
@@ -447,7 +447,7 @@ def test_the_average_of_the_best_epoch_is_restored(tmp_path, monkeypatch):
 
 
 def test_averaging_does_not_change_the_training(tmp_path, monkeypatch):
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path))
     averaged = run(epochs=3)[2]
     monkeypatch.setattr(sys.modules[__name__], "EMAWeights", keras.callbacks.Callback)
     plain = run(epochs=3)[2]
@@ -456,7 +456,7 @@ def test_averaging_does_not_change_the_training(tmp_path, monkeypatch):
 
 
 def test_interrupting_stops_after_the_epoch_and_can_be_continued(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path))
     handler = signal.getsignal(signal.SIGINT)
 
     class Interrupt(keras.callbacks.Callback):
@@ -477,14 +477,14 @@ def test_interrupting_stops_after_the_epoch_and_can_be_continued(tmp_path, monke
 
 
 def test_training_again_is_training_anew(tmp_path, monkeypatch):
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path))
     first, second = run(epochs=2)[2], run(epochs=2)[2]
     assert len(second["loss"]) == 2
     assert first["loss"] == pytest.approx(second["loss"])
 
 
 def test_a_damaged_checkpoint_starts_anew(tmp_path, monkeypatch, capsys):
-    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path))
     _, checkpoint, _ = run(epochs=2)
     assert not checkpoint.path.exists()
     checkpoint.path.write_bytes(b"PK\x03\x04 damaged")
@@ -588,28 +588,27 @@ def test_filters_that_cannot_be_whitened_say_why():
 # --- saving ---------------------------------------------------------------------------------------
 
 
-def test_both_formats_reload_and_the_record_is_the_models(synthetic):
+def save_small(name, **facts):
     model = small_model(24)
-    p = {"SPLIT": "full", "IMAGE_SIZE": 24}
-    path = records.save_run(
-        "test",
-        model,
+    given = dict(
         data=Dataset("full", 24).describe(),
-        hyperparameters=p,
+        hyperparameters={"SPLIT": "full", "IMAGE_SIZE": 24},
         history={"loss": [1.0]},
         best_epoch=1,
         metrics={"val": {}},
         seconds=1.0,
     )
+    return model, records.save_run(name, model, **given | facts)
+
+
+def test_a_saved_run_reloads_and_the_record_is_the_models(synthetic):
+    model, folder = save_small("test")
     images = some_photos(size=24).images
     expected = model.predict(images, verbose=0)
     assert expected.shape == (48, 1) and 0 <= expected.min() <= expected.max() <= 1
-    for reloaded in (
-        records.load_model("test"),
-        keras.saving.load_model(path.with_suffix(".h5"), compile=False),
-    ):
-        np.testing.assert_allclose(reloaded.predict(images, verbose=0), expected, atol=1e-6)
-        assert not any("RandomAugmentation" in type(layer).__name__ for layer in reloaded.layers)
+    reloaded = records.load_model("test")
+    np.testing.assert_allclose(reloaded.predict(images, verbose=0), expected, atol=1e-6)
+    assert not any("RandomAugmentation" in type(layer).__name__ for layer in reloaded.layers)
     record = records.read("test")
     assert record["data"]["source"] == "synthetic" and record["data"]["photos"]["test"] > 0
     assert (
@@ -618,19 +617,65 @@ def test_both_formats_reload_and_the_record_is_the_models(synthetic):
     )
     records.add_metrics("test", "test", {"accuracy": {"value": 0.5}})
     assert records.read("test")["metrics"] == {"val": {}, "test": {"accuracy": {"value": 0.5}}}
-    path.with_suffix(".keras").write_bytes(path.with_suffix(".keras").read_bytes() + b" ")
+    path = folder / "model.keras"
+    path.write_bytes(path.read_bytes() + b" ")
     with pytest.raises(ValueError, match="not the model"):
         records.load_model("test")
 
 
+def test_training_never_writes_to_an_included_model(synthetic):
+    before = {path: path.read_bytes() for path in paths.included().glob("*/*")}
+    for name in ("two-conv", "pretrained", "compare-residual"):
+        with pytest.raises(ValueError, match=f"'{name}' is an included model"):
+            save_small(name)
+        with pytest.raises(ValueError, match="choose a different name"):
+            records.save_record(name, paths.PROJECT / "README.md", **some_record())
+    # What is measured on one's own photos is returned, but the published record stays.
+    found = records.add_metrics("two-conv", "test", {"accuracy": {"value": 0.5}})
+    assert found["metrics"]["test"] == {"accuracy": {"value": 0.5}}
+    assert records.add_facts("two-conv", calibration={"temperature": 3})["calibration"] == {
+        "temperature": 3
+    }
+    after = {path: path.read_bytes() for path in paths.included().glob("*/*")}
+    assert before == after
+
+
+def some_record():
+    return dict(
+        parameters=1,
+        data={},
+        hyperparameters={},
+        history={"loss": []},
+        best_epoch=1,
+        metrics={},
+        seconds=1.0,
+    )
+
+
+def test_training_again_removes_what_was_exported_from_the_earlier_model(synthetic):
+    folder = save_small("test")[1]
+    for name in ("model.onnx", "model.tflite", "model_int8.tflite"):
+        (folder / name).write_bytes(b"of the earlier model")
+    save_small("test")
+    assert {path.name for path in folder.iterdir()} == {"model.keras", "record.json"}
+    assert paths.model_names()[0] == "test" and "two-conv" in paths.model_names()
+
+
+@pytest.mark.parametrize("name", ["my run/1", "", "..", "../x", "a b", ".hidden", "x" * 101, "x."])
+def test_a_name_that_no_folder_can_have_is_refused(synthetic, name):
+    with pytest.raises(ValueError, match="expected up to 100 letters"):
+        save_small(name)
+
+
 def test_a_synthetic_run_has_a_name_of_its_own(synthetic, empty, monkeypatch):
-    assert records.run_name("cats_vs_dogs") == "cats_vs_dogs"
+    assert records.run_name("mine") == "mine"
     monkeypatch.setenv("CATSDOGS_DATA", str(synthetic))
-    assert dataset.is_synthetic() and records.run_name("cats_vs_dogs") == "cats_vs_dogs_synthetic"
+    assert dataset.is_synthetic() and records.run_name("mine") == "mine-synthetic"
+    assert records.run_name("two-conv") == "two-conv"  # included
 
 
 def test_missing_records_say_what_to_do(empty):
-    with pytest.raises(FileNotFoundError, match="02_train_the_cnn"):
+    with pytest.raises(FileNotFoundError, match="no run 'none'.* or choose from .*two-conv"):
         records.read("none")
 
 

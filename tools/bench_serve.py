@@ -45,7 +45,7 @@ def baseline(port: int) -> None:
     from flask import Flask, jsonify, request
     from PIL import Image
 
-    model = keras.saving.load_model(PROJECT / "models" / "cats_vs_dogs.keras")
+    model = keras.saving.load_model(PROJECT / "models" / "two-conv" / "model.keras")
     size = model.input_shape[1]
     app = Flask(__name__)
 

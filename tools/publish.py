@@ -5,6 +5,9 @@
 ``NN``, such as ``01 03``, chooses notebooks; none means all. They are written back without photos,
 whose licence forbids redistribution, and without traces of this machine. ``make publish`` is the
 same for all of them.
+
+Notebooks train runs of one's own, in ``models/runs/``; here, and only here, those become the
+included models and records. A run that is on record already is not trained again.
 """
 
 import sys
@@ -12,7 +15,8 @@ from pathlib import Path
 
 import nbformat
 
-from catsdogs import cli, paths
+from catsdogs import cli, notebooks, paths
+from catsdogs.analysis import compare
 from catsdogs.data import dataset
 from catsdogs.serving import export
 from catsdogs.training import records
@@ -33,15 +37,47 @@ def main(numbers: list[str]) -> int:
     chosen = cli.chosen_notebooks(numbers)
     if chosen is None:
         return 2
-    if status := cli.execute(build, chosen):
-        return status
+    finished = {notebook.name: {"RESUME": "finished"} for notebook in chosen if _trains(notebook)}
     for notebook in chosen:
+        if status := cli.execute(build, [notebook], finished):
+            return status
+        include(notebook.name[:2])
         strip(build / notebook.name, notebook)
-    if any(notebook.name[:2] in ("02", "03") for notebook in chosen):
-        # The other formats contain the model and its calibration.
-        model = paths.models() / f"{report.MODEL}.keras"
-        records.add_facts(report.MODEL, exports=export.export_and_compare(model, paths.models()))
     return report.main(check=False)
+
+
+def include(number: str) -> None:
+    """Make the runs that notebook `number` has trained the included models and records."""
+    if number == "02":
+        evaluate_and_export(cli.OWN_RUN, report.MODEL)
+    elif number == "05":
+        for key in report.COMPARED:
+            own, included = compare.run_names(key)
+            if records.exists(own):
+                records.publish(own, included, formats=())
+    elif number == "06":
+        records.publish("my-pretrained", report.PRETRAINED)
+        if records.exists("my-pretrained-fine-tuned"):
+            records.publish("my-pretrained-fine-tuned", report.FINE_TUNED, formats=())
+    elif number == "07" and records.exists("my-pytorch"):
+        records.publish("my-pytorch", "pytorch", formats=())
+
+
+def evaluate_and_export(own: str, included: str) -> None:
+    """Test and calibrate the run `own` with notebook 03; include it, in every format."""
+    notebook = next(path for path in notebooks.all_notebooks() if path.name.startswith("03"))
+    scratch = paths.PROJECT / "build" / "evaluated"
+    if cli.execute(scratch, [notebook], {notebook.name: {"MODEL": own}}):
+        raise SystemExit(1)
+    records.publish(own, included)
+    folder = paths.included() / included
+    # The other formats contain the model and its calibration.
+    records.add_facts(own, exports=export.export_and_compare(folder / "model.keras", folder))
+    records.publish(own, included)
+
+
+def _trains(notebook: Path) -> bool:
+    return notebook.name[:2] in ("02", "07")
 
 
 def strip(executed: Path, notebook: Path) -> None:
@@ -49,6 +85,10 @@ def strip(executed: Path, notebook: Path) -> None:
     content = nbformat.read(executed, as_version=4)
     content.metadata = {key: content.metadata[key] for key in ("kernelspec", "language_info")}
     content.metadata["language_info"] = {"name": "python"}
+    # Of the parameters, the defaults are published.
+    content.cells = [
+        cell for cell in content.cells if "injected-parameters" not in cell.metadata.get("tags", [])
+    ]
     for cell in content.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
         if cell.cell_type != "code":

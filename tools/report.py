@@ -9,6 +9,7 @@ writes nothing, and exits with status 1 if a number or a figure is out of date.
 """
 
 import json
+import os
 import re
 import statistics
 import sys
@@ -24,13 +25,15 @@ from catsdogs.text import duration
 from catsdogs.training import records
 
 MODEL, BASELINE, PRETRAINED, FINE_TUNED = (
-    "cats_vs_dogs",
-    "baseline_8000",
+    paths.DEFAULT_MODEL,
+    "baseline-8000",
     "pretrained",
-    "pretrained_fine_tuned",
+    "pretrained-fine-tuned",
 )
 #: Our network on the baseline's photos, one record per seed.
-OURS_8000 = ("cats_vs_dogs_8000_seed_0", "cats_vs_dogs_8000_seed_1", "cats_vs_dogs_8000_seed_2")
+OURS_8000 = tuple(f"{MODEL}-8000-seed-{seed}" for seed in range(3))
+#: Where the figures of the documents are.
+FIGURES = paths.included() / MODEL
 #: Training and test accuracy that the baseline is published with; not measured here.
 PUBLISHED_BASELINE = {"train": 0.89, "test": 0.7978}
 #: Where it is published, and on what.
@@ -130,7 +133,7 @@ def results_table() -> str:
         _result(two_conv, model, bold=True),
         _result("the same with test-time augmentation", model, subset="test_tta") | {"time": ""},
         _result("the same network in PyTorch (07)", pytorch),
-        _result("ResNet-style, four residual blocks (05)", records.read("compare_residual")),
+        _result("ResNet-style, four residual blocks (05)", records.read("compare-residual")),
         _result("logistic regression on EfficientNet-Lite features (06)", head),
         _result("the same, averaged with a fine-tuned EfficientNet-Lite2 (06)", tuned),
         _result("two convolutions, mean of 3 seeds", ours[0])
@@ -201,7 +204,7 @@ def targets_table(bench: dict, serve: dict) -> str:
     ready, target = serve["ready"]["ours"], TARGETS["service start"]
     add("serving", "time to start", f"≤ {target:.0f} s", f"{ready:.2g} s", ready <= target)
 
-    record = records.read("compare_residual")
+    record = records.read("compare-residual")
     accuracy, target = record["metrics"]["test"]["accuracy"], TARGETS["residual accuracy"]
     name, reached = "test accuracy of the ResNet-style network", compare.percent(accuracy)
     add("deeper networks", name, f"{target:.0%}", reached, accuracy["value"] >= target)
@@ -220,11 +223,7 @@ def targets_table(bench: dict, serve: dict) -> str:
 
 def pretrained_table(scratch: dict) -> str:
     """Notebook 06's records, the network that was trained from scratch, and published numbers."""
-    found = [
-        records.read(name)
-        for name in (PRETRAINED, FINE_TUNED)
-        if (paths.models() / f"{name}.json").exists()
-    ]
+    found = [records.read(name) for name in (PRETRAINED, FINE_TUNED) if records.exists(name)]
     titles = {name: f"test {name} (95% CI)" for name in ("accuracy", "log loss")}
     return _markdown(compare.pretrained_rows(*found, scratch=scratch), titles)
 
@@ -378,8 +377,8 @@ def differences() -> list[str]:
     ]
     bench = paths.PROJECT / "benchmarks" / "bench.json"
     expected = {
-        paths.models() / "curves.png": ("model_sha256", records.read(MODEL)["model_sha256"]),
-        paths.models() / "confusion_matrix.png": (
+        FIGURES / "curves.png": ("model_sha256", records.read(MODEL)["model_sha256"]),
+        FIGURES / "confusion_matrix.png": (
             "model_sha256",
             records.read(MODEL)["model_sha256"],
         ),
@@ -517,12 +516,8 @@ def _calibration(record):
 
 def _compared():
     """The records of notebook 05's networks that exist, by key; two_conv's is notebook 02's run."""
-    names = {key: MODEL if key == "two_conv" else f"compare_{key}" for key in COMPARED}
-    return {
-        key: records.read(name)
-        for key, name in names.items()
-        if (paths.models() / f"{name}.json").exists()
-    }
+    names = {key: MODEL if key == "two_conv" else compare.run_names(key)[1] for key in COMPARED}
+    return {key: records.read(name) for key, name in names.items() if records.exists(name)}
 
 
 def _documents():
@@ -533,7 +528,7 @@ def _documents():
 
 def _filled(document: Path) -> str:
     text, found = document.read_text(encoding="utf-8"), blocks()
-    folder = "models/" if document.parent == paths.PROJECT else ""
+    folder = f"{os.path.relpath(FIGURES, document.parent)}/"
 
     def fill(match):
         margin = "\n" if "\n" in match[0] else ""  # a block of its own, or inside a sentence
@@ -553,10 +548,8 @@ def _figures() -> dict[Path, Figure]:
     record = records.read(MODEL)
     test = record["metrics"]["test"]
     return {
-        paths.models() / "curves.png": plots.curves(
-            record["history"], best_epoch=record["best_epoch"]
-        ),
-        paths.models() / "confusion_matrix.png": plots.confusion_matrix(
+        FIGURES / "curves.png": plots.curves(record["history"], best_epoch=record["best_epoch"]),
+        FIGURES / "confusion_matrix.png": plots.confusion_matrix(
             test["confusion"],
             title=f"Test accuracy {test['accuracy']['value']:.1%}, n = {test['photos']:,}",
         ),

@@ -2,7 +2,7 @@
 
 from catsdogs.text import duration
 
-#: The networks of notebook 05 by key; their run records are named ``compare_KEY``.
+#: The networks of notebook 05 by key.
 NETWORKS = {
     "baseline": "baseline, 32-32-128, at 64 pixels",
     "two_conv": "two convolutions (notebook 02)",
@@ -46,6 +46,12 @@ PUBLISHED_PRETRAINED = (
     {"model": "Chollet's book, from 2,000 photos", "accuracy": "98.6%", "log loss": "–"},
     {"model": "Kaggle's best public ensembles", "accuracy": "–", "log loss": "0.039 to 0.041"},
 )
+
+
+def run_names(key: str) -> tuple[str, str]:
+    """The run of a network of notebook 05: one's own, and the included record."""
+    name = key.replace("_", "-")
+    return f"my-{name}", f"compare-{name}"
 
 
 def network_label(key: str) -> str:

@@ -14,10 +14,10 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
-from catsdogs import paths
 from catsdogs.data.decode import ACCEPTED, MAX_BYTES, PhotoError, PhotoTooLarge
 from catsdogs.serving.batching import Batcher, TooManyInFlightError
 from catsdogs.serving.http import BodyReader, LimitedProtocol, overloaded, photos_in
+from catsdogs.serving.models import find_model, where
 from catsdogs.serving.predictor import Predictor, load_predictor
 
 WEB = Path(__file__).parent / "web"
@@ -252,12 +252,14 @@ class _WithHeaders:
 def serve(host: str = "127.0.0.1", port: int = 8000, model: str | os.PathLike | None = None) -> int:
     """Serve until SIGTERM or SIGINT, which let requests in flight finish; returns the exit status.
 
-    `model` is an ``.onnx`` file, by default the included model's.
+    `model` is an ``.onnx`` file, or a folder or name of a model that has one; by default the
+    included model.
 
     Raises `catsdogs.serving.predictor.ModelError` for a model that cannot be used, and `OSError`
     where the host and port cannot be bound.
     """
-    predictor = load_predictor(model or paths.models() / "cats_vs_dogs.onnx")
+    path = find_model(model, (".onnx",))
+    predictor = load_predictor(path)
     host = host or "127.0.0.1"  # to Python, "" is all addresses
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=1024)
@@ -278,6 +280,7 @@ def serve(host: str = "127.0.0.1", port: int = 8000, model: str | os.PathLike | 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, server.handle_exit)
     shown = f"[{host}]" if ":" in host else host
-    print(f"http://{shown}:{listening.getsockname()[1]}/ is ready; stop it with Ctrl-C", flush=True)
+    address = f"http://{shown}:{listening.getsockname()[1]}/"
+    print(f"{address} is ready, with the model {where(path)}; stop it with Ctrl-C", flush=True)
     server.run(sockets=[listening])
     return 0

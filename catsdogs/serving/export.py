@@ -1,6 +1,5 @@
 """Export a trained model in every format, and measure how far each differs from the original."""
 
-import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -11,7 +10,9 @@ from catsdogs.backend import keras
 from catsdogs.data.dataset import Dataset, is_synthetic
 from catsdogs.data.decode import RESIZING
 from catsdogs.serving import litert, onnx
+from catsdogs.serving.models import ModelError, name_of, record_beside
 from catsdogs.serving.predictor import load_model, load_predictor, recorded_calibration
+from catsdogs.text import printable
 
 
 def export(
@@ -22,9 +23,10 @@ def export(
 ) -> list[Path]:
     """Export the model at `model_path`, a ``.keras`` file, into `folder`; returns the files' paths.
 
-    ``NAME.onnx`` (see `catsdogs.serving.onnx`), ``NAME.tflite`` and, with `representative_images`,
-    the 8-bit ``NAME_int8.tflite`` (see `catsdogs.serving.litert`). `representative_images` is a
-    function that takes the model's input size and returns some hundred training images.
+    Of ``model.keras``, these are ``model.onnx`` (see `catsdogs.serving.onnx`), ``model.tflite``
+    and, with `representative_images`, the 8-bit ``model_int8.tflite`` (see
+    `catsdogs.serving.litert`). `representative_images` is a function that takes the model's input
+    size and returns some hundred training images.
 
     Raises `catsdogs.serving.predictor.ModelError` for a model that cannot be used or exported.
     """
@@ -37,6 +39,24 @@ def export(
     if representative_images is not None:
         written.append(folder / f"{name}_int8.tflite")
         litert.to_int8_litert(model, written[2], representative_images(model.input_shape[1]))
+    return written
+
+
+def onnx_beside(path: Path) -> Path:
+    """Export the Keras model in the file `path` as ONNX, beside it; returns that file's path.
+
+    Raises `ModelError` for a model that cannot be exported, or where a file is in the way: it may
+    be of a different model.
+    """
+    written = path.with_suffix(".onnx")
+    if written.exists():
+        raise ModelError(
+            f"{printable(paths.shown(path))} is not an .onnx file, which the service needs: "
+            f"expected the name of a model, or {printable(paths.shown(written))}"
+        )
+    network = load_model(path)
+    onnx.to_onnx(network, written, describe(path, network))
+    print(f"exported {printable(paths.shown(written))}")
     return written
 
 
@@ -98,24 +118,20 @@ def describe(model_path: Path, model: keras.Model) -> dict[str, str]:
     """
     digest = files.sha256(model_path)
     calibration = recorded_calibration(model_path)
-    try:
-        record = json.loads(model_path.with_suffix(".json").read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        record = {}
-    recorded = isinstance(record, dict) and record.get("model_sha256") == digest
+    record = record_beside(model_path)
     return {
-        "name": model_path.stem,
+        "name": name_of(model_path),
         "model_sha256": digest,
         "resizing": RESIZING,
         "temperature": repr(calibration.temperature),
         "unsure_below": repr(calibration.unsure_below),
-        "about": _about(model.count_params(), record if recorded else None),
+        "about": _about(model.count_params(), record),
     }
 
 
 def _about(parameters, record):
     about = f"A convolutional neural network with {parameters:,} parameters"
-    if record is None:
+    if not record:
         about += " that classifies photos as cat or dog."
     else:
         photos = "synthetic photos" if record["data"]["source"] == "synthetic" else "photos"

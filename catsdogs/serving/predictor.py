@@ -1,6 +1,5 @@
 """Classify images and photos with a trained model, whatever its file format."""
 
-import json
 import os
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
@@ -14,6 +13,13 @@ from PIL import Image
 from catsdogs import paths
 from catsdogs.analysis.calibration import Calibration
 from catsdogs.data.decode import decode_all
+from catsdogs.serving.models import (
+    ModelError,
+    different_model,
+    find_model,
+    name_of,
+    record_beside,
+)
 from catsdogs.text import printable
 
 if TYPE_CHECKING:
@@ -21,10 +27,6 @@ if TYPE_CHECKING:
 
 #: Images per batch, unless the caller says otherwise.
 BATCH_SIZE = 64
-
-
-class ModelError(ValueError):
-    """A model file that cannot be used. Its text says what was found, expected and to be done."""
 
 
 @dataclass(frozen=True)
@@ -223,25 +225,24 @@ def _enlarged(heatmap, size):
 
 
 def load_predictor(
-    path: str | os.PathLike | None = None, *, threads: int | None = None
+    model: str | os.PathLike | None = None, *, threads: int | None = None
 ) -> Predictor:
-    """Load the model at `path`, a ``.keras``, ``.onnx`` or ``.tflite`` file.
+    """Load `model`: a name, a folder, or a ``.keras``, ``.onnx`` or ``.tflite`` file.
 
-    By default that is the included model, ``models/cats_vs_dogs.keras``. ``.onnx`` and ``.tflite``
-    files are those of `catsdogs.serving.export`; they need no Keras. `threads`, by default one per
-    core, is how many ONNX Runtime and LiteRT use.
+    By default that is the included model; see `catsdogs.serving.models.find_model`. ``.onnx`` and
+    ``.tflite`` files are those of `catsdogs.serving.export`; they need no Keras. `threads`, by
+    default one per core, is how many ONNX Runtime and LiteRT use.
 
     Raises `ModelError` for a file that is missing, damaged, of an unexpected type or shape, or
     needs a package that is not installed.
     """
-    path = Path(path or paths.models() / "cats_vs_dogs.keras")
+    path = find_model(model)
     loaders = {".keras": _load_keras, ".onnx": _load_onnx, ".tflite": _load_litert}
-    _check_file(path, tuple(loaders))
     return loaders[path.suffix](path, threads or os.cpu_count())
 
 
-def load_model(path: str | os.PathLike | None = None) -> "keras.Model":
-    """Load the Keras model at `path`, a ``.keras`` file, in Keras's safe mode.
+def load_model(model: str | os.PathLike | None = None) -> "keras.Model":
+    """Load the Keras model `model`, a name, a folder or a ``.keras`` file, in Keras's safe mode.
 
     By default that is the included model. The file may come from anyone: safe mode refuses
     layers that would run code of its own. (`catsdogs.training.records.load_model` is for runs of
@@ -250,8 +251,7 @@ def load_model(path: str | os.PathLike | None = None) -> "keras.Model":
     Raises `ModelError` for a file that is missing, damaged, or of a model with an input shape other
     than (None, size, size, 3) or an output shape other than (None, 1).
     """
-    path = Path(path or paths.models() / "cats_vs_dogs.keras")
-    _check_file(path, (".keras",))
+    path = find_model(model, (".keras",))
     try:
         from catsdogs.backend import keras
     except ModuleNotFoundError as error:
@@ -260,13 +260,13 @@ def load_model(path: str | os.PathLike | None = None) -> "keras.Model":
             "pip install -r requirements.txt, or use the .onnx file beside it"
         ) from None
     try:
-        model = keras.saving.load_model(path, compile=False, safe_mode=True)
-        inputs, outputs = model.input_shape, model.output_shape
+        loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
+        inputs, outputs = loaded.input_shape, loaded.output_shape
     except Exception as error:  # zipfile, h5py, json and Keras each raise their own for damage
         raise _damaged(path, error, "train with notebook 02") from None
     if not (_is_square(inputs) and outputs == (None, 1)):
         raise _wrong_shape(path, inputs, outputs, "such as notebook 02 trains")
-    return model
+    return loaded
 
 
 def keras_predictor(
@@ -294,16 +294,11 @@ def recorded_calibration(path: Path) -> Calibration:
     Without a record, or with one that has none, that is a temperature of 1, which leaves
     probabilities as they are.
     """
-    record = path.with_name(f"{path.stem.removesuffix('_int8')}.json")
-    try:
-        content = json.loads(record.read_text(encoding="utf-8"))
-    except (OSError, ValueError):
-        return Calibration()
-    return _calibration_of(content.get("calibration") if isinstance(content, dict) else None)
+    return _calibration_of(record_beside(path).get("calibration"))
 
 
 def _load_keras(path, threads):
-    return keras_predictor(load_model(path), recorded_calibration(path), {"name": path.stem})
+    return keras_predictor(load_model(path), recorded_calibration(path), {"name": name_of(path)})
 
 
 def _load_onnx(path, threads):
@@ -340,6 +335,9 @@ def _load_onnx(path, threads):
             outputs,
             "such as python -m catsdogs export writes",
         )
+    record = record_beside(path)
+    if record and facts.get("model_sha256") != record.get("model_sha256"):
+        raise different_model(path)
     # Without this, ONNX Runtime would compute the map even when only the probability is fetched.
     run_options = onnxruntime.RunOptions()
     run_options.only_execute_path_to_fetches = True
@@ -355,7 +353,8 @@ def _load_onnx(path, threads):
         shapes[0][1],
         lambda images: run(["probability"], images)[0][:, 0],
         explain_batch if "map" in outputs else None,
-        _calibration_of(facts),
+        # The record is newer than the file where notebook 03 ran after the export.
+        _calibration_of(record.get("calibration") or facts),
         facts,
     )
 
@@ -386,26 +385,8 @@ def _load_litert(path, threads):
         int(inputs[1]),
         predict_batch,
         calibration=recorded_calibration(path),
-        facts={"name": path.stem},
+        facts={"name": name_of(path)},
     )
-
-
-def _check_file(path, suffixes):
-    if path.suffix not in suffixes:
-        expected = " or ".join([", ".join(suffixes[:-1]), suffixes[-1]]).removeprefix(" or ")
-        raise ModelError(
-            f"{printable(paths.shown(path))} is not a {expected} file: only those are loaded, as "
-            "other formats can run code"
-        )
-    if not os.path.isfile(path):
-        source = (
-            "notebook 02 trains one"
-            if path.suffix == ".keras"
-            else "python -m catsdogs export makes one"
-        )
-        raise ModelError(
-            f"no model {printable(paths.shown(path))}: expected a {path.suffix} file; {source}"
-        )
 
 
 def _is_square(shape):

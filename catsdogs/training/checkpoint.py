@@ -18,9 +18,9 @@ from catsdogs.training.batches import Batches
 class Checkpoint(keras.callbacks.Callback):
     """Saves the run after every epoch, resumes it, and restores the best epoch at the end.
 
-    The file ``checkpoints/KEY.npz`` below ``models/`` holds all weights, the optimizer's state, the
-    state of every random generator, the history and the weights of the best epoch. It is replaced
-    in one step, so a run may be killed at any moment: at most one epoch is lost. `key` names the
+    ``KEY.npz`` in `catsdogs.paths.checkpoints` holds all weights, the optimizer's state, the state
+    of every random generator, the history and the weights of the best epoch. It is replaced in one
+    step, so a run may be killed at any moment: at most one epoch is lost. `key` names the
     run; a different key starts from scratch. Once all epochs have been trained the file is removed,
     so that the next run is a new one.
 
@@ -32,7 +32,7 @@ class Checkpoint(keras.callbacks.Callback):
     def __init__(self, key: str, batches: Batches, *, resume: bool = True, keep: str = "best"):
         super().__init__()
         self.keep = keep
-        self.path = paths.models() / "checkpoints" / f"{key}.npz"
+        self.path = paths.checkpoints() / f"{key}.npz"
         self.batches, self.resume = batches, resume
         self.history: dict[str, list[float]] = {}
         self.best_epoch, self.seconds = 0, 0.0

@@ -190,10 +190,8 @@ def key(
     return run_key(training_model(hyperparameters, build)[0], hyperparameters, dataset.describe())
 
 
-def save(
-    name: str, run: Run, hyperparameters: dict, dataset: Dataset, metrics: dict, **options
-) -> None:
-    """Save the model and the record of a run; `options` as in `records.save_run`."""
+def save(name: str, run: Run, hyperparameters: dict, dataset: Dataset, metrics: dict) -> None:
+    """Save the model and the record of a run, as `records.save_run` does."""
     records.save_run(
         name,
         run.model,
@@ -204,7 +202,6 @@ def save(
         metrics=metrics,
         seconds=run.seconds,
         run_key=run.key,
-        **options,
     )
 
 

@@ -33,6 +33,9 @@ from catsdogs.training import records
 from catsdogs.training.fit import ema_decay
 from catsdogs.training.live import LiveCurves
 
+#: The run record that the project includes.
+INCLUDED = "pytorch"
+
 
 @dataclass
 class State:
@@ -67,15 +70,15 @@ class Progress:
 class Run:
     """A run of `train`: ``model``, with the EMA weights of ``best_epoch``; see `Progress`.
 
-    A finished run that was taken from its record has its ``metrics`` in place of a model, whose
-    weights stay on the machine that trained it.
+    A finished run that was taken from its ``record`` has no model: its weights stay on the machine
+    that trained it.
     """
 
     model: nn.Module | None
     history: dict[str, list[float]]
     best_epoch: int
     seconds: float
-    metrics: dict | None = None
+    record: dict | None = None
 
 
 def default_device() -> torch.device:
@@ -181,15 +184,15 @@ def train(
     """Train a network on the training set of `dataset`, choosing the epoch by its validation set.
 
     `hyperparameters` are those of a run record: `catsdogs.training.fit.TWO_CONV` with ``SEED`` and
-    ``PRECISION``. After every epoch a checkpoint is written, ``models/checkpoints/NAME.pt``. With
-    `resume`, a run of the same network, hyperparameters and photos that was interrupted resumes
-    from it, so that at most one epoch is lost; with ``resume="finished"``, the run on record as
-    `name` is taken, if it is the same. `start`, `train_epoch` and `validate` are those of this
-    module, or of a notebook that has written them out.
+    ``PRECISION``. A checkpoint is written after every epoch (see `catsdogs.paths.checkpoints`).
+    With `resume`, a run of the same network, hyperparameters and photos that was interrupted
+    resumes from it, so that at most one epoch is lost; with ``resume="finished"``, the run on
+    record as `name`, or the included one, is taken if it is the same. `start`, `train_epoch` and
+    `validate` are those of this module, or of a notebook that has written them out.
     """
     p = hyperparameters
     state = start(p, dataset.train, device)
-    path = paths.models() / "checkpoints" / f"{name}.pt"
+    path = paths.checkpoints() / f"{name}.pt"
     key = json.dumps([str(state.model), p, dataset.describe()], sort_keys=True)
     record = _on_record(name, p, dataset) if resume == "finished" else None
     progress = (resume and _load(path, key, state, device)) or Progress()
@@ -218,28 +221,22 @@ def train(
         live.on_epoch_end(epoch, logs)
     live.on_train_end()
     if record:
-        return Run(
-            None, record["history"], record["best_epoch"], record["seconds"], record["metrics"]
-        )
+        return Run(None, record["history"], record["best_epoch"], record["seconds"], record)
     path.unlink(missing_ok=True)
     state.model.load_state_dict(progress.best)
     return Run(state.model.eval(), progress.history, progress.best_epoch, progress.seconds)
 
 
 def _on_record(name: str, hyperparameters: dict, dataset: Dataset) -> dict | None:
-    """The record of run `name` if it is one of these hyperparameters and photos, or None."""
-    try:
-        record = records.read(name)
-    except FileNotFoundError:
-        return None
+    """The record of run `name`, or the included one, if it is of the same run; or None."""
     asked = json.loads(json.dumps(hyperparameters | {"PRECISION": ""}))
-    if (
-        record["hyperparameters"] | {"PRECISION": ""} != asked
-        or record["data"] != dataset.describe()
-    ):
-        return None
-    print(f"On record as {name}, trained {record['finished'][:10]}: not trained again.")
-    return record
+    for found in filter(records.exists, (name, INCLUDED)):
+        record = records.read(found)
+        same = record["hyperparameters"] | {"PRECISION": ""} == asked
+        if same and record["data"] == dataset.describe():
+            print(f"On record as {found}, trained {record['finished'][:10]}: not trained again.")
+            return record
+    return None
 
 
 def _save(path: Path, key: str, state: State, progress: Progress) -> None:
@@ -270,12 +267,12 @@ def _load(path: Path, key: str, state: State, device: torch.device) -> Progress 
 def save(
     name: str, run: Run, hyperparameters: dict, dataset: Dataset, metrics: dict, **facts
 ) -> Path:
-    """Save the weights of `run` as ``models/NAME.pt``, and its record with `facts` added to it.
+    """Save the weights of `run` as ``model.pt`` of the run `name`, and its record with `facts`.
 
     Returns the path of the weights. `metrics` maps a subset to
     `catsdogs.analysis.metrics.evaluate`'s result.
     """
-    path = paths.models() / f"{name}.pt"
+    path = records.own_folder(name) / "model.pt"
     with files.replacing(path) as partial:
         torch.save(run.model.state_dict(), partial)
     records.save_record(

@@ -1,9 +1,13 @@
-"""Run records: one JSON file per trained model, the source of every published number."""
+"""Run records: one JSON file per trained model, the source of every published number.
+
+A run is known by its name, and lies in a folder of that name (see `catsdogs.paths`).
+"""
 
 import datetime
 import importlib.metadata
 import json
 import platform
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,11 +19,13 @@ _PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-l
 
 
 def run_name(name: str) -> str:
-    """`name`, with the suffix ``_synthetic`` where the photos are the synthetic sample.
+    """`name`, with the suffix ``-synthetic`` where the photos are the synthetic sample.
 
-    So a run on synthetic photos never replaces a model that was trained on real ones.
+    So a run on synthetic photos never replaces a model that was trained on real ones. The name of
+    an included model stays as it is.
     """
-    return f"{name}_synthetic" if dataset.is_synthetic() else name
+    synthetic = dataset.is_synthetic() and not paths.is_included(name)
+    return f"{name}-synthetic" if synthetic else name
 
 
 def save_run(
@@ -33,19 +39,20 @@ def save_run(
     metrics: dict,
     seconds: float,
     run_key: str | None = None,
-    endings: Sequence[str] = ("keras", "h5"),
 ) -> Path:
-    """Save `model` as ``models/NAME.ENDING`` for each of `endings`, and its record.
+    """Save `model` and its record as the run `name`; returns the run's folder.
 
-    The record is described at `save_record`; its path is returned. Each file is replaced in one
-    step.
+    The folder has ``model.keras`` and ``record.json``, described at `save_record`. Formats exported
+    from an earlier run of the same name are removed.
+
+    Raises `ValueError` for the name of an included model, or one that no folder can have.
     """
-    for ending in endings:
-        with files.replacing(paths.models() / f"{name}.{ending}", same_ending=True) as partial:
-            model.save(partial)
+    path = own_folder(name) / "model.keras"
+    with files.replacing(path, same_ending=True) as partial:
+        model.save(partial)
     return save_record(
         name,
-        paths.models() / f"{name}.{endings[0]}",
+        path,
         parameters=model.count_params(),
         data=data,
         hyperparameters=hyperparameters,
@@ -72,7 +79,7 @@ def save_record(
     device: str | None = None,
     library: str | None = None,
 ) -> Path:
-    """Write the record of a run, ``models/NAME.json``, and return its path.
+    """Write ``record.json`` of the run `name`; returns the run's folder.
 
     `model_file` is the saved model, in any format, and `parameters` how many it has. `data` is the
     description of `catsdogs.data.dataset.Dataset.describe`, `history` that of `model.fit`;
@@ -81,7 +88,8 @@ def save_record(
     `find` recognizes the run. `device` and `library` say what trained it, by default Keras's. The
     record adds the processor, library versions and the SHA-256 of the model file.
     """
-    return _write(
+    folder = own_folder(name)
+    _write(
         {
             "name": name,
             "run_key": run_key,
@@ -101,40 +109,66 @@ def save_record(
             "model_sha256": files.sha256(model_file),
         }
     )
+    for derived in folder.iterdir():  # exported from, or drawn of, an earlier run of this name
+        if derived.is_file() and derived.name not in (model_file.name, paths.RECORD_FILE):
+            derived.unlink()
+    return folder
+
+
+def own_folder(name: str) -> Path:
+    """The folder of the run `name`, made if there is none.
+
+    Raises `ValueError` for the name of an included model, or one that no folder can have.
+    """
+    if paths.is_included(name):
+        raise ValueError(
+            f"{name!r} is an included model, which runs never replace: choose a different name"
+        )
+    folder = paths.model_folder(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    return folder
 
 
 def read(name: str) -> dict:
     """The record of run `name`. Raises `FileNotFoundError` with what to do where there is none."""
-    path = paths.models() / f"{name}.json"
+    path = paths.model_folder(name) / paths.RECORD_FILE
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise FileNotFoundError(
-            f"no run record {paths.shown(path)}: run notebooks/02_train_the_cnn.ipynb first"
+            f"no run {name!r}: train it with notebooks/02_train_the_cnn.ipynb, or choose from "
+            f"{', '.join(paths.model_names())}"
         ) from None
+
+
+def exists(name: str, *, model: bool = False) -> bool:
+    """Whether there is a record of run `name` and, if `model` is true, its Keras model too."""
+    folder = paths.model_folder(name)
+    return (folder / paths.RECORD_FILE).exists() and (
+        not model or (folder / "model.keras").exists()
+    )
 
 
 def find(run_key: str, *names: str) -> str | None:
     """The first of `names` whose record has this `run_key`, or None."""
-    for name in names:
-        try:
-            if read(name).get("run_key") == run_key:
-                return name
-        except FileNotFoundError:
-            continue
-    return None
+    found = (name for name in names if exists(name) and read(name).get("run_key") == run_key)
+    return next(found, None)
 
 
-def add_metrics(name: str, subset: str, metrics: dict) -> None:
-    """Add the metrics of a further subset, such as ``"test"``, to the record of run `name`."""
+def add_metrics(name: str, subset: str, metrics: dict) -> dict:
+    """The record of run `name` with the metrics of a further subset, such as ``"test"``.
+
+    They are saved if it is a run of one's own. The record of an included model stays as it was
+    published.
+    """
     record = read(name)
     record["metrics"][subset] = metrics
-    _write(record)
+    return _write_own(record)
 
 
-def add_facts(name: str, **facts) -> None:
-    """Set `facts`, such as ``calibration={...}``, in the record of run `name`."""
-    _write(read(name) | facts)
+def add_facts(name: str, **facts) -> dict:
+    """The record of run `name` with `facts`, such as ``calibration={...}``; saved as above."""
+    return _write_own(read(name) | facts)
 
 
 def load_model(name: str) -> keras.Model:
@@ -142,23 +176,40 @@ def load_model(name: str) -> keras.Model:
 
     Raises `FileNotFoundError` where there is none, and `ValueError` where it is a different one.
     """
-    record, path = read(name), paths.models() / f"{name}.keras"
+    record, path = read(name), paths.model_folder(name) / "model.keras"
     if not path.exists():
         raise FileNotFoundError(
-            f"no model {paths.shown(path)}: run notebooks/02_train_the_cnn.ipynb first"
+            f"no model {paths.shown(path)}, only its record: train it again to get one"
         )
     if files.sha256(path) != record["model_sha256"]:
         raise ValueError(
-            f"{paths.shown(path)} is not the model that {name}.json describes: "
+            f"{paths.shown(path)} is not the model that {paths.RECORD_FILE} beside it describes: "
             "train again, or restore both"
         )
     return keras.saving.load_model(path)
 
 
+def publish(name: str, included: str, formats: Sequence[str] = ("keras",)) -> None:
+    """Make the run `name` the included model `included`: its record, and the model in `formats`."""
+    own, folder = paths.model_folder(name), paths.included() / included
+    for form in formats:
+        with files.replacing(folder / f"model.{form}") as partial:
+            shutil.copyfile(own / f"model.{form}", partial)
+    files.write(folder / paths.RECORD_FILE, _text(read(name) | {"name": included}))
+
+
+def _write_own(record):
+    if not paths.is_included(record["name"]):
+        _write(record)
+    return record
+
+
 def _write(record):
-    path = paths.models() / f"{record['name']}.json"
-    files.write(path, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
-    return path
+    files.write(paths.model_folder(record["name"]) / paths.RECORD_FILE, _text(record))
+
+
+def _text(record):
+    return json.dumps(record, indent=1, ensure_ascii=False) + "\n"
 
 
 def versions() -> dict[str, str]:
