@@ -1,7 +1,10 @@
 """The cache: photos decoded and resized once per size, kept on disk as arrays, memory-mapped."""
 
 import hashlib
+import io
 import json
+import os
+import tempfile
 import zlib
 from collections.abc import Sequence
 from pathlib import Path
@@ -10,7 +13,8 @@ import numpy as np
 from tqdm.auto import tqdm
 
 from catsdogs import files, paths
-from catsdogs.data.decode import RESIZING, decode_all
+from catsdogs.data.checked import PhotosChanged, decode_checked
+from catsdogs.data.decode import RESIZING, PhotoError
 
 
 def load_pixels(
@@ -42,14 +46,24 @@ def load_pixels(
     folder = Path(folder or paths.photos())
     shape = (len(photos), int(size), int(size), 3)
     path = paths.arrays() / f"{size}px-{_key(photos, contents, size)}.npy"
+    files.clear_partials(path.parent)
     pixels = _open(path, shape)
     if pixels is None:
-        _write(path, folder, photos, shape, progress)
+        try:
+            _write(path, folder, photos, contents, shape, progress)
+        except OSError as error:
+            if error.errno not in files.READ_ONLY:
+                raise
+            print(
+                f"{paths.shown(path.parent)} cannot be written to ({os.strerror(error.errno)}), and "
+                f"has no array of these photos at {size} pixels: they are decoded into "
+                f"{tempfile.gettempdir()} for as long as this process runs."
+            )
+            return _temporary(folder, photos, contents, shape, progress)
         pixels = _open(path, shape)
         if pixels is None:
             raise OSError(
-                f"{paths.shown(path)} was written and reads back differently: "
-                "is the disk failing or full?"
+                f"{paths.shown(path)} was written and reads back differently: is the disk failing?"
             )
     return pixels
 
@@ -61,14 +75,15 @@ def _key(photos, contents, size):
 
 
 def _open(path, shape):
-    """The array at `path`, or None unless it exists with this shape and its noted CRC-32."""
+    """The array at `path`, or None unless its note describes it, checksum and all."""
     try:
-        written = json.loads(path.with_suffix(".json").read_text())
-        pixels = np.load(path, mmap_mode="r")
-        if pixels.shape != shape or pixels.dtype != np.uint8 or _checksum(path) != written["crc32"]:
+        note = files.read_json(path.with_suffix(".json"))
+        # The checksum first: whatever else is in the file has not been written by us.
+        if note.get("crc32") != _checksum(path) or note.get("name", path.name) != path.name:
             return None
-        return pixels
-    except (OSError, ValueError, KeyError, TypeError, EOFError):
+        pixels = np.load(path, mmap_mode="r")
+        return pixels if pixels.shape == shape and pixels.dtype == np.uint8 else None
+    except (OSError, ValueError):
         return None
 
 
@@ -82,27 +97,50 @@ def _checksum(path):
     return crc
 
 
-def _write(path, folder, photos, shape, progress):
+def _write(path, folder, photos, contents, shape, progress):
     path.parent.mkdir(parents=True, exist_ok=True)
-    size = shape[1]
-    for stale in path.parent.glob(f"{size}px-*"):
+    for stale in path.parent.glob(f"{shape[1]}px-*"):
         # Of different photos, or of photos that have changed since: nothing will ask for it again.
         stale.unlink(missing_ok=True)
-    with files.replacing(path, sync=True) as partial:
-        pixels = np.lib.format.open_memmap(partial, "w+", np.uint8, shape)
-        decoded = tqdm(
-            decode_all((folder / photo for photo in photos), size),
-            total=len(photos),
-            unit=" photos",
-            disable=not progress,
-            desc=f"Decoding to {size}×{size}",
-            mininterval=0.5,
-        )
-        for index, image in enumerate(decoded):
-            pixels[index] = image
-        pixels.flush()
-        del pixels
-        crc = _checksum(partial)
+    header = io.BytesIO()
+    described = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, described)
+    # Not by `np.memmap`: a mapped file that the disk has no room for kills the process.
+    with files.replacing(path, sync=True) as partial, open(partial, "wb") as file:
+        crc = _decode_into(file, header.getvalue(), folder, photos, contents, shape, progress)
     # The checksum is written last: an array without one is never used.
-    note = {"crc32": crc, "shape": shape, "resizing": RESIZING}
+    note = {"crc32": crc, "name": path.name, "shape": shape, "resizing": RESIZING}
     files.write(path.with_suffix(".json"), json.dumps(note))
+
+
+def _temporary(folder, photos, contents, shape, progress):
+    place = Path(tempfile.gettempdir())
+    with files.full_disk_explained(place), tempfile.TemporaryFile() as file:
+        _decode_into(file, b"", folder, photos, contents, shape, progress)
+        file.flush()
+        return np.memmap(file, np.uint8, "r", shape=shape)
+
+
+def _decode_into(file, header, folder, photos, contents, shape, progress):
+    """Write `header` and the pixels of `photos` to `file`; returns the CRC-32 of both."""
+    size = shape[1]
+    files.reserve(file, len(header) + int(np.prod(shape)))
+    file.write(header)
+    crc, problems = zlib.crc32(header), {}
+    decoded = tqdm(
+        decode_checked(folder, photos, contents, size),
+        total=len(photos),
+        unit=" photos",
+        disable=not progress,
+        desc=f"Decoding to {size}×{size}",
+        mininterval=0.5,
+    )
+    for photo, image in zip(photos, decoded):
+        if isinstance(image, PhotoError):
+            problems[photo] = str(image)
+        elif not problems:
+            file.write(image)
+            crc = zlib.crc32(image, crc)
+    if problems:  # all of them, to be named at once
+        raise PhotosChanged(problems)
+    return crc

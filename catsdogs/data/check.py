@@ -2,7 +2,7 @@
 
 import hashlib
 import os
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from pathlib import Path
 
 import imagehash
@@ -11,12 +11,13 @@ import pandas as pd
 from PIL import ImageOps
 from tqdm.auto import tqdm
 
-from catsdogs import CLASS_NAMES, files, paths
+from catsdogs import CLASS_NAMES, paths
+from catsdogs.data import tables
 from catsdogs.data.decode import PhotoError, read_image
 from catsdogs.parallel import map_in_threads
 
 #: Raise when a column's meaning changes, so that tables of an older kind are made anew.
-_VERSION = 2
+_VERSION = 3
 #: The columns of the table and their types: what a directory listing tells of a file ...
 _LISTED = {"photo": str, "label": "int64", "number": "int64", "bytes": "int64", "modified": "int64"}
 #: ... and what decoding it tells.
@@ -32,7 +33,9 @@ _DECODED = {
 _TYPES = _LISTED | _DECODED
 
 
-def check_photos(folder: Path | None = None, *, progress: bool = True) -> pd.DataFrame:
+def check_photos(
+    folder: Path | None = None, *, again: Collection[str] = (), progress: bool = True
+) -> pd.DataFrame:
     """Check the photos below `folder` (by default ``data/PetImages``) and return a table of them.
 
     One row per file named ``Cat/N.jpg`` or ``Dog/N.jpg``, ordered by class and number:
@@ -46,8 +49,9 @@ def check_photos(folder: Path | None = None, *, progress: bool = True) -> pd.Dat
     - ``problem``: why it cannot be used, or empty for a good photo
 
     Files are decoded on all cores. The table is kept in ``data/tables``, and a file whose size and
-    modification time are those of an earlier check is not decoded again. Corrupt files are listed
-    in ``data/tables/quarantine.csv``; they stay where they are and are never trained on.
+    modification time are those of an earlier check is not decoded again, unless its name is in
+    `again`: a failing disk changes neither. Corrupt files are listed in
+    ``data/tables/quarantine.csv``; they stay where they are and are never trained on.
 
     Raises `FileNotFoundError` if there are no photos.
     """
@@ -65,6 +69,7 @@ def check_photos(folder: Path | None = None, *, progress: bool = True) -> pd.Dat
     same = position >= 0
     for column in ("bytes", "modified"):
         same[same] = known[column].to_numpy()[position[same]] == found[column].to_numpy()[same]
+    same &= ~found.photo.isin(list(again)).to_numpy()
     table = known.iloc[position[same]].reset_index(drop=True)
     if not same.all():
         decoded = map_in_threads(
@@ -82,21 +87,14 @@ def check_photos(folder: Path | None = None, *, progress: bool = True) -> pd.Dat
         table = pd.concat([table, fresh]) if len(table) else fresh
         table = table.sort_values(["label", "number", "photo"], ignore_index=True)
     if len(table) != len(known) or not same.all():
-        write_table(table, _table_path(folder, f"photos-v{_VERSION}"))
-        write_table(quarantine(table), _table_path(folder, "quarantine"))
+        tables.write(table, _table_path(folder, f"photos-v{_VERSION}"))
+    tables.write_plain(quarantine(table), _table_path(folder, "quarantine"))
     return table
 
 
 def quarantine(table: pd.DataFrame) -> pd.DataFrame:
     """The corrupt files in `check_photos`' table: columns ``photo``, ``bytes``, ``problem``."""
     return table.loc[table.problem != "", ["photo", "bytes", "problem"]].reset_index(drop=True)
-
-
-def write_table(table: pd.DataFrame, path: Path) -> None:
-    """Write a table as CSV, in one step; a file that has this content already is left alone."""
-    content = table.to_csv(index=False)
-    if not (path.exists() and path.read_text(encoding="utf-8") == content):
-        files.write(path, content)
 
 
 def _list_files(folder) -> Iterator[tuple]:
@@ -141,10 +139,8 @@ def _table_path(folder, name):
 
 
 def _read_table(folder):
-    """The table of an earlier check; one without rows if it is missing or unreadable."""
-    try:
-        path = _table_path(folder, f"photos-v{_VERSION}")
-        table = pd.read_csv(path, keep_default_na=False, dtype=_TYPES)
-        return table[list(_TYPES)].drop_duplicates("photo", ignore_index=True)
-    except (OSError, ValueError, KeyError):
+    """The table of an earlier check; one without rows if it is missing or damaged."""
+    table = tables.read(_table_path(folder, f"photos-v{_VERSION}"), _TYPES)
+    if table is None:
         return pd.DataFrame({name: pd.Series(dtype=kind) for name, kind in _TYPES.items()})
+    return table

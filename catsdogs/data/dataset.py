@@ -1,6 +1,9 @@
 """The photos of one split as arrays, ready for `model.fit`."""
 
+import contextlib
 import json
+import os
+import tempfile
 from collections.abc import Collection
 from dataclasses import dataclass
 from functools import cached_property
@@ -11,6 +14,7 @@ import pandas as pd
 
 from catsdogs import CLASS_NAMES, paths
 from catsdogs.data import cache, check, splits
+from catsdogs.data.checked import PhotosChanged
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,9 @@ class Dataset:
     are the training and the validation set; ``test`` is the held-out test set, to be read once,
     when everything has been decided.
 
+    A photo that is damaged or gone when it is needed, though it was good when it was checked, is
+    named and left out (see `check_again`).
+
     The training photos named in `leave_out`, such as `catsdogs.analysis.audit.label_issues`'s, are
     left out. Those of the other subsets never are, so that accuracies can be compared.
 
@@ -59,10 +66,9 @@ class Dataset:
         progress: bool = True,
     ):
         self.split, self.image_size, self.progress = split, image_size, progress
-        self.table = check.check_photos(progress=progress)
-        self.pairs = splits.known_duplicates(self.table)
+        self.table, self.pairs = splits.open_photos(progress=progress)
         self._whole = splits.split_photos(self.table, self.pairs, split)
-        check.write_table(self._whole, paths.tables() / f"{split}.csv")
+        splits.write_split(self._whole, split)
         left_out = (self._whole.subset == "train") & self._whole.photo.isin(list(leave_out))
         self.rows = self._whole[~left_out]
 
@@ -81,7 +87,7 @@ class Dataset:
         """The test set: to be read once, when everything has been decided."""
         return self._photos("test")
 
-    @cached_property
+    @property
     def fingerprint(self) -> str:
         """16 hexadecimal digits that differ whenever a photo's content or its subset differs."""
         return splits.fingerprint(self.rows)
@@ -94,6 +100,37 @@ class Dataset:
             "photos": {name: int((self.rows.subset == name).sum()) for name in splits.SUBSETS},
             "fingerprint": self.fingerprint,
         }
+
+    def check_again(self, photos: Collection[str]) -> bool:
+        """Check `photos` again, and leave out those that are not as they were; whether any is not.
+
+        They are named. The subsets of all other photos stay as they are, though one that had a copy
+        among them might change its subset the next time that the photos are opened.
+        """
+        checked = check.check_photos(again=photos, progress=False).set_index("photo")
+        before = self.table.set_index("photo").sha256
+        problems = {}
+        for photo in photos:
+            if photo not in checked.index:
+                problems[photo] = "it is gone"
+            elif checked.problem[photo] or checked.sha256[photo] != before[photo]:
+                problems[photo] = checked.problem[photo] or "it has changed since it was checked"
+        for photo, problem in problems.items():
+            print(f"{photo} was good when it was checked, and is left out now: {problem}")
+
+        out = list(problems)
+        self.table = self.table.assign(
+            problem=self.table.problem.where(~self.table.photo.isin(out), "has changed")
+        )
+        self.pairs = self.pairs[~(self.pairs["first"].isin(out) | self.pairs["second"].isin(out))]
+        self._whole = self._whole[~self._whole.photo.isin(out)]
+        self.rows = self.rows[~self.rows.photo.isin(out)]
+        if len(self.rows.groupby(["subset", "label"])) < len(splits.SUBSETS) * len(CLASS_NAMES):
+            raise ValueError(
+                f"{len(out):,} photos in {paths.shown(paths.photos())} were changed or removed "
+                "while they were used, and too few are left: open them again"
+            )
+        return bool(problems)
 
     def __repr__(self):
         counts = ((self.rows.subset == name).sum() for name in splits.SUBSETS)
@@ -111,6 +148,18 @@ class Dataset:
     @cached_property
     def _pixels(self):
         """The photos in the order of the cache, as an index, and the cache."""
+        while True:
+            rows = self._in_order()
+            try:
+                pixels = cache.load_pixels(
+                    list(rows.photo), list(rows.sha256), self.image_size, progress=self.progress
+                )
+                return pd.Index(rows.photo), pixels
+            except PhotosChanged as changed:
+                if not self.check_again(changed.photos):
+                    raise
+
+    def _in_order(self):
         # All good photos are in one cache, whatever their subset, so that all splits share it. They
         # are in the order of the subsets of `full`, each of which is one slice of it then.
         rows = self._whole
@@ -119,11 +168,7 @@ class Dataset:
                 rows = splits.split_photos(self.table, self.pairs, "full")
             except ValueError:  # too few photos for `full`, but enough for this split
                 pass
-        rows = rows.sort_values("subset", kind="stable")
-        pixels = cache.load_pixels(
-            list(rows.photo), list(rows.sha256), self.image_size, progress=self.progress
-        )
-        return pd.Index(rows.photo), pixels
+        return rows.sort_values("subset", kind="stable")
 
 
 def source() -> dict:
@@ -162,7 +207,10 @@ def examples(count: int = 12) -> tuple[list[Path], str]:
     from catsdogs.data import synthetic
 
     folder, rng, chosen = paths.data() / "examples", np.random.default_rng(0), []
-    folder.mkdir(parents=True, exist_ok=True)
+    with contextlib.suppress(OSError):
+        folder.mkdir(parents=True, exist_ok=True)
+    if not os.access(folder, os.W_OK):
+        folder = Path(tempfile.mkdtemp())
     for index in range(count):
         chosen.append(folder / f"{CLASS_NAMES[index % 2]}-{index // 2 + 1}.jpg")
         synthetic.draw(index % 2, rng).save(chosen[-1])

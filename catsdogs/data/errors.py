@@ -1,9 +1,8 @@
 """The errors that end a download, each with the exit status that it stands for."""
 
-import errno
+from catsdogs.files import DISK_FULL
 
-#: What the operating system calls a full disk, a full quota, and a limit on the size of files.
-DISK_FULL = (errno.ENOSPC, getattr(errno, "EDQUOT", errno.ENOSPC), errno.EFBIG)
+__all__ = ["DISK_FULL", "ArchiveError", "DownloadError", "UnreachableError"]
 
 
 class DownloadError(Exception):

@@ -6,7 +6,8 @@ import numpy as np
 import pandas as pd
 
 from catsdogs import CLASS_NAMES, paths
-from catsdogs.data import check, duplicates
+from catsdogs.data import check, duplicates, tables
+from catsdogs.data.checked import PhotosChanged
 
 #: The predefined splits, and the subsets that each divides the photos into.
 SPLITS = ("full", "baseline-8000")
@@ -89,10 +90,20 @@ def prepare(split: str = "full", *, progress: bool = True) -> pd.DataFrame:
     Also writes it to ``data/tables/SPLIT.csv``. What has been computed before for the same photos
     is read, not computed again.
     """
-    table = check.check_photos(progress=progress)
-    rows = split_photos(table, known_duplicates(table), split)
-    check.write_table(rows, paths.tables() / f"{split}.csv")
+    rows = split_photos(*open_photos(progress=progress), split)
+    write_split(rows, split)
     return rows
+
+
+def open_photos(*, progress: bool = True) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The tables of the project's photos: `check.check_photos`' and that of `known_duplicates`."""
+    table = check.check_photos(progress=progress)
+    while True:
+        try:
+            return table, known_duplicates(table)
+        except PhotosChanged as changed:  # since they were checked, in this moment or before
+            print(f"Checked again: {changed}")
+            table = check.check_photos(again=changed.photos, progress=progress)
 
 
 def known_duplicates(table: pd.DataFrame) -> pd.DataFrame:
@@ -103,13 +114,17 @@ def known_duplicates(table: pd.DataFrame) -> pd.DataFrame:
     """
     limits = f"{duplicates.MAX_HASH_DISTANCE} {duplicates.MIN_CORRELATION}"
     key = _digest(map("".join, zip(table.photo, table.sha256)), limits)[:12]
-    path = paths.tables() / f"duplicates-v2-{key}.csv"
-    try:
-        return pd.read_csv(path)
-    except (OSError, ValueError):
+    path = paths.tables() / f"duplicates-v3-{key}.csv"
+    pairs = tables.read(path, duplicates.COLUMNS)
+    if pairs is None:
         pairs = duplicates.find_duplicates(table)
-        check.write_table(pairs, path)
-        return pairs
+        tables.write(pairs, path)
+    return pairs
+
+
+def write_split(rows: pd.DataFrame, split: str) -> None:
+    """Write the table of `split_photos` to ``data/tables/SPLIT.csv``."""
+    tables.write_plain(rows, paths.tables() / f"{split}.csv")
 
 
 def fingerprint(rows: pd.DataFrame) -> str:
