@@ -9,7 +9,6 @@ import hashlib
 import json
 import os
 import re
-import shutil
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -107,7 +106,7 @@ def clear_partials(folder: Path) -> None:
         if _PARTIAL.fullmatch(name):
             with contextlib.suppress(OSError), open(folder / name / "lock", "rb+") as lock:
                 _lock(lock)
-                shutil.rmtree(folder / name, ignore_errors=True)
+                _remove(folder / name)
         elif (earlier := _EARLIER.fullmatch(name)) and fcntl and not _runs(int(earlier[1])):
             with contextlib.suppress(OSError):
                 (folder / name).unlink()
@@ -172,7 +171,7 @@ def _locked_folder(path):
         except FileNotFoundError:  # another process took the folder for a leftover ...
             continue
         except OSError:
-            shutil.rmtree(folder, ignore_errors=True)
+            _remove(folder)
             raise
         try:
             _lock(lock)
@@ -188,7 +187,15 @@ def _locked_folder(path):
         yield folder
     finally:
         lock.close()
-        shutil.rmtree(folder, ignore_errors=True)
+        _remove(folder)
+
+
+def _remove(folder):
+    """Remove `folder` and the files in it; what cannot be removed stays."""
+    with contextlib.suppress(OSError):
+        for name in os.listdir(folder):
+            (folder / name).unlink()
+        folder.rmdir()
 
 
 def _lock(file):

@@ -1,5 +1,6 @@
 """Tables and arrays that are damaged, photos that change, disks that are full or read-only."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -11,7 +12,7 @@ import pytest
 from PIL import Image
 
 from catsdogs import paths
-from catsdogs.data import cache, check, dataset, duplicates, splits, tables
+from catsdogs.data import cache, check, dataset, download, duplicates, splits, store, tables
 from catsdogs.data.checked import PhotosChanged
 from catsdogs.data.dataset import Dataset
 
@@ -169,6 +170,83 @@ def test_if_too_many_photos_vanish_it_says_so(photos):
         (photos / photo).unlink()
     with pytest.raises(ValueError, match="4 photos in .*PetImages were changed or removed"):
         opened.train
+
+
+# --- where the photos came from ------------------------------------------------------------------
+
+ODD = [None, b"", b"[]", b"[" * 100_000, b'{"source": 7}', b'{"source": ["zip"]}', b"\xff\0", b"{"]
+
+
+@pytest.mark.parametrize("content", ODD)
+def test_without_a_record_photos_are_never_taken_for_asirra(photos, content):
+    paths.source_file().unlink()
+    if content is not None:
+        paths.source_file().write_bytes(content)
+    assert not dataset.is_synthetic() and dataset.source()["source"] == "unknown"
+    assert Dataset("full", 8, progress=False).describe()["source"] == "unknown"
+    assert store.read_record() == {}
+
+
+@pytest.mark.parametrize(
+    ("record", "source"),
+    [
+        ({"source": "zip", "sha256": download.MICROSOFT_SHA256}, "asirra"),
+        ({"source": "microsoft", "sha256": download.MICROSOFT_SHA256}, "asirra"),
+        ({"source": "microsoft", "sha256": "of another archive"}, "microsoft"),
+        ({"source": "kaggle", "sha256": "which varies"}, "asirra"),
+        ({"source": "zip", "sha256": "of one's own photos"}, "zip"),
+        ({"source": "by hand", "sha256": None}, "by hand"),
+        ({"source": "drawn"}, "synthetic"),
+    ],
+)
+def test_a_run_record_names_the_photos_as_they_are_known(photos, record, source):
+    paths.source_file().write_text(json.dumps(record))
+    assert Dataset("full", 8, progress=False).describe()["source"] == source
+
+
+@pytest.mark.parametrize("content", [*ODD, b'{"source": "kaggle"}'])
+def test_synthetic_photos_say_so_themselves(synthetic_data, tmp_path, monkeypatch, content):
+    monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path))
+    shutil.copytree(synthetic_data / "PetImages", paths.photos())
+    if content is not None:
+        paths.source_file().write_bytes(content)
+    assert dataset.is_synthetic()
+    assert Dataset("full", 8, progress=False).describe()["source"] == "synthetic"
+    download.download("synthetic")  # adopts what is there
+    assert store.read_record()["source"] == "synthetic"
+
+
+@pytest.mark.parametrize("killed_before", range(5))
+def test_at_no_moment_do_synthetic_photos_pass_for_real(
+    synthetic_data, tmp_path, monkeypatch, killed_before
+):
+    """Real photos were here once: their record is. Synthetic ones, without marks, are moved in."""
+    monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path))
+    monkeypatch.setattr(store, "looks_synthetic", lambda: False)
+    store.write_record(paths.source_file(), {"source": "kaggle", "photos": {"Cat": 3, "Dog": 3}})
+    shutil.copytree(synthetic_data / "PetImages", store.staging() / "PetImages")
+    left = killed_before
+
+    def dying(step):
+        def run(*arguments):
+            nonlocal left
+            left -= 1
+            if left < 0:
+                raise KeyboardInterrupt
+            return step(*arguments)
+
+        return run
+
+    with monkeypatch.context() as patched:
+        for module, name in ((os, "rename"), (os, "replace"), (shutil, "rmtree")):
+            patched.setattr(module, name, dying(getattr(module, name)))
+        try:
+            store.commit({"source": "synthetic", "photos": store.counts(store.staging())})
+        except KeyboardInterrupt:
+            pass
+    assert dataset.is_synthetic() or not paths.photos().exists()
+    store.finish()
+    assert paths.photos().exists() == (killed_before >= 2) == dataset.is_synthetic()
 
 
 # --- disks that are full or read-only ------------------------------------------------------------

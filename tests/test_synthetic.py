@@ -5,7 +5,7 @@ import pytest
 from PIL import Image
 
 from catsdogs import CLASS_NAMES
-from catsdogs.data import synthetic
+from catsdogs.data import store, synthetic
 from catsdogs.parallel import map_in_threads
 
 
@@ -36,6 +36,15 @@ def test_writes_jpeg_photos_of_both_classes(folder):
             with Image.open(file) as photo:
                 assert photo.format == "JPEG" and photo.mode == "RGB"
                 assert 200 <= min(photo.size) and max(photo.size) <= 320
+
+
+def test_each_says_of_itself_that_it_is_synthetic(folder, tmp_path):
+    assert all(store.is_marked(file) for file in folder.glob("*/*.jpg"))
+    file = next(folder.glob("*/*.jpg"))
+    with Image.open(file) as photo:
+        assert photo.info["comment"] == store.SYNTHETIC_MARK
+        photo.save(tmp_path / "unmarked.jpg", comment=b"")
+    assert not store.is_marked(tmp_path / "unmarked.jpg") and not store.is_marked(tmp_path / "none")
 
 
 def test_sizes_and_shapes_vary(folder):

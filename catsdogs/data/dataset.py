@@ -1,7 +1,6 @@
 """The photos of one split as arrays, ready for `model.fit`."""
 
 import contextlib
-import json
 import os
 import tempfile
 from collections.abc import Collection
@@ -12,9 +11,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from catsdogs import CLASS_NAMES, paths
-from catsdogs.data import cache, check, splits
+from catsdogs import CLASS_NAMES, files, paths
+from catsdogs.data import cache, check, splits, store
 from catsdogs.data.checked import PhotosChanged
+from catsdogs.data.download import MICROSOFT_SHA256
+
+#: The SHA-256 of archives that hold Asirra: Microsoft's, and the copy of it, its photos reduced to
+#: 180×180 pixels, that the published numbers were measured on.
+ASIRRA = (
+    MICROSOFT_SHA256,
+    "6718d45342709a407fafb683da500da20af43e5f637f684341f13cebe1f7a80c",
+)
 
 
 @dataclass(frozen=True)
@@ -95,7 +102,7 @@ class Dataset:
     def describe(self) -> dict:
         """What a run record holds of the photos: source, split, photos per subset, fingerprint."""
         return {
-            "source": "synthetic" if is_synthetic() else "asirra",
+            "source": _origin(),
             "split": self.split,
             "photos": {name: int((self.rows.subset == name).sum()) for name in splits.SUBSETS},
             "fingerprint": self.fingerprint,
@@ -174,17 +181,30 @@ class Dataset:
 def source() -> dict:
     """What ``data/source.json`` says of the photos: ``source``, ``photos`` (how many) and more.
 
-    ``source`` is ``"synthetic"`` for the synthetic sample, ``"unknown"`` without that file.
+    ``source`` is ``"synthetic"`` for the synthetic sample, whose photos say so themselves, and
+    ``"unknown"`` without that file, or with one that is damaged.
     """
     try:
-        return json.loads(paths.source_file().read_text())
+        found = files.read_json(paths.source_file())
     except (OSError, ValueError):
-        return {"source": "unknown"}
+        found = {}
+    if not isinstance(found.get("source"), str):
+        found = {"source": "unknown"}
+    if found["source"] == "drawn" or store.looks_synthetic():  # earlier versions wrote "drawn"
+        found["source"] = "synthetic"
+    return found
 
 
 def is_synthetic() -> bool:
     """Whether the photos are the synthetic sample, so that numbers and figures can say so."""
-    return source().get("source") in ("synthetic", "drawn")  # earlier versions wrote "drawn"
+    return source()["source"] == "synthetic"
+
+
+def _origin():
+    """``"asirra"`` if the photos are known to be Asirra's, else what `source` says."""
+    found = source()
+    known = found["source"] == "kaggle" or found.get("sha256") in ASIRRA
+    return "asirra" if known and found["source"] != "synthetic" else found["source"]
 
 
 def examples(count: int = 12) -> tuple[list[Path], str]:
@@ -213,5 +233,5 @@ def examples(count: int = 12) -> tuple[list[Path], str]:
         folder = Path(tempfile.mkdtemp())
     for index in range(count):
         chosen.append(folder / f"{CLASS_NAMES[index % 2]}-{index // 2 + 1}.jpg")
-        synthetic.draw(index % 2, rng).save(chosen[-1])
+        synthetic.save(synthetic.draw(index % 2, rng), chosen[-1])
     return chosen, "synthetic photos made on the spot, as there are none in data/"

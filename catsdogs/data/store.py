@@ -28,6 +28,9 @@ from catsdogs.data.errors import DownloadError
 CLASSES = ("Cat", "Dog")
 PHOTO = re.compile(r"[0-9]+\.jpg")
 
+#: The comment near the start of each synthetic photo: it stays with the photo wherever that goes.
+SYNTHETIC_MARK = b"catsdogs: synthetic, not a photograph"
+
 #: What `needed` finds missing.
 NOTHING, EVERYTHING, UNLABELLED = "nothing", "everything", "unlabelled photos"
 
@@ -128,12 +131,12 @@ def _lock(descriptor: int) -> None:
 def read_record() -> dict:
     """The content of data/source.json, or an empty dict if it is missing or invalid."""
     try:
-        record = json.loads(paths.source_file().read_text(encoding="utf-8"))
+        record = files.read_json(paths.source_file())
         numbers = [record["photos"][name] for name in CLASSES]
         if isinstance(record["source"], str) and all(isinstance(n, int) for n in numbers):
             # "drawn" is what earlier versions called the synthetic sample.
             return {**record, "source": "synthetic"} if record["source"] == "drawn" else record
-    except (FileNotFoundError, ValueError, KeyError, TypeError):
+    except (FileNotFoundError, IsADirectoryError, ValueError, KeyError, TypeError):
         pass
     return {}
 
@@ -142,6 +145,21 @@ def write_record(file: Path, record: dict) -> None:
     """Write data/source.json (or the one in `staging`) in one step; adds the time in UTC."""
     finished = datetime.now(timezone.utc).isoformat(timespec="seconds")
     files.write(file, json.dumps({**record, "finished": finished}, indent=2) + "\n")
+
+
+def is_marked(photo: Path) -> bool:
+    """Whether a file exists and has the mark of synthetic photos."""
+    try:
+        with open(photo, "rb") as file:
+            return SYNTHETIC_MARK in file.read(1024)
+    except OSError:
+        return False
+
+
+def looks_synthetic() -> bool:
+    """Whether the first of the photos are synthetic, whatever data/source.json says."""
+    firsts = [paths.photos() / name / f"{number}.jpg" for name in CLASSES for number in range(1, 6)]
+    return any(map(is_marked, firsts))
 
 
 def synthetic_untouched() -> bool:
@@ -162,22 +180,29 @@ def commit(record: dict) -> None:
 
 
 def finish() -> None:
-    """Move what `commit` made final to its place; does nothing if everything is there already."""
+    """Move what `commit` made final to its place; does nothing if everything is there already.
+
+    The record goes first, and before it the photos that it is not about: at no moment is one that
+    says of real photos where they came from beside synthetic ones.
+    """
     new, old = unpacked() / "PetImages", unpacked() / "old"
+    record = unpacked() / paths.source_file().name
     if not unpacked().exists():
         return
+    if new.exists() and paths.photos().exists():
+        # Photos that somebody put there between two runs are kept.
+        if old.exists() or not synthetic_untouched():
+            if old.exists() or not record.exists():  # source.json is not about them
+                paths.source_file().unlink(missing_ok=True)
+            shutil.rmtree(unpacked())
+            return
+        os.rename(paths.photos(), old)
+    if record.exists():
+        os.replace(record, paths.source_file())
     if new.exists():
-        if paths.photos().exists():
-            # Photos that somebody put there between two runs are kept.
-            if old.exists() or not synthetic_untouched():
-                shutil.rmtree(unpacked())
-                return
-            os.rename(paths.photos(), old)
         os.rename(new, paths.photos())
     if (unpacked() / "test").exists() and not paths.unlabelled().exists():
         os.rename(unpacked() / "test", paths.unlabelled())
-    if (unpacked() / paths.source_file().name).exists():
-        os.replace(unpacked() / paths.source_file().name, paths.source_file())
     shutil.rmtree(unpacked())
 
 
@@ -209,7 +234,7 @@ def needed(source: str) -> str:
     record = read_record()
     if not record:
         record = {
-            "source": "by hand",
+            "source": "synthetic" if looks_synthetic() else "by hand",
             "archive": None,
             "sha256": None,
             "bytes": None,

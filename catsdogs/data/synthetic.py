@@ -15,6 +15,7 @@ import numpy as np
 from PIL import Image, ImageChops, ImageDraw, ImageFilter
 
 from catsdogs import CLASS_NAMES
+from catsdogs.data import store
 from catsdogs.parallel import map_in_threads
 
 try:
@@ -111,6 +112,11 @@ def draw(label: int, rng: np.random.Generator) -> Image.Image:
     return photographed(canvas.reduce(SUPERSAMPLING), rng)
 
 
+def save(photo: Image.Image, path: Path) -> None:
+    """Save what `draw` returned as a JPEG that says of itself that it is synthetic."""
+    photo.save(path, "JPEG", quality=85, comment=store.SYNTHETIC_MARK)
+
+
 def write(folder: Path, per_class: int = 240, seed: int = 0, progress: bool = True) -> int:
     """Write ``Cat/1.jpg`` ... and ``Dog/1.jpg`` ... under ``folder``; return how many were written.
 
@@ -124,7 +130,7 @@ def write(folder: Path, per_class: int = 240, seed: int = 0, progress: bool = Tr
     def write_one(job):
         label, number = job
         photo = draw(label, np.random.default_rng([seed, label, number]))
-        photo.save(folder / CLASS_NAMES[label].title() / f"{number}.jpg", quality=85)
+        save(photo, folder / CLASS_NAMES[label].title() / f"{number}.jpg")
 
     jobs = [
         (label, number) for label in range(len(CLASS_NAMES)) for number in range(1, per_class + 1)
