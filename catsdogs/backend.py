@@ -4,6 +4,7 @@ The only module that calls a backend by name.
 """
 
 import contextlib
+import io
 import logging
 import os
 import sys
@@ -183,15 +184,16 @@ def to_litert(model, photos=None) -> bytes:
         )
     import tensorflow as tf
 
-    options = {}
-    if photos is not None:
-        options = {
-            "optimizations": [tf.lite.Optimize.DEFAULT],
-            "inference_input_type": tf.uint8,
-            "representative_dataset": lambda: ([photo[None].astype("float32")] for photo in photos),
-            "target_spec": {"supported_ops": [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]},
-        }
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        path = Path(folder, "model.tflite")
-        model.export(path, format="litert", verbose=False, **options)
-        return path.read_bytes()
+        # By way of a SavedModel, as `model.export(format="litert")` does since Keras 3.13.
+        with contextlib.redirect_stdout(io.StringIO()):  # Keras 3.8 lists the endpoints in any case
+            model.export(folder, verbose=False)
+        converter = tf.lite.TFLiteConverter.from_saved_model(folder)
+        if photos is not None:
+            converter.optimizations = [tf.lite.Optimize.DEFAULT]
+            converter.inference_input_type = tf.uint8
+            converter.representative_dataset = lambda: (
+                [photo[None].astype("float32")] for photo in photos
+            )
+            converter.target_spec.supported_ops = [tf.lite.OpsSet.TFLITE_BUILTINS_INT8]
+        return converter.convert()

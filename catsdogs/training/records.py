@@ -14,6 +14,7 @@ from pathlib import Path
 from catsdogs import backend, files, paths
 from catsdogs.backend import keras
 from catsdogs.data import dataset
+from catsdogs.networks import portable
 
 _PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-learn", "imagehash")
 
@@ -48,8 +49,7 @@ def save_run(
     Raises `ValueError` for the name of an included model, or one that no folder can have.
     """
     path = own_folder(name) / "model.keras"
-    with files.replacing(path, same_ending=True) as partial:
-        model.save(partial)
+    portable.save(model, path)
     return save_record(
         name,
         path,
