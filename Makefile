@@ -16,8 +16,8 @@ DEV := $(VENV)/installed-dev
 run: install  ## run notebooks 01 to 04 into build/ (ONLY="06 09" runs those instead)
 	@$(BIN)/python -m catsdogs run $(ONLY)
 
-lab: install  ## open the notebooks in JupyterLab
-	@$(BIN)/jupyter lab notebooks
+lab: install  ## open working copies of the notebooks in JupyterLab (FRESH="02 03" copies those anew)
+	@$(BIN)/python -m catsdogs lab $(if $(FRESH),--fresh $(FRESH))
 
 serve: install  ## serve the web page and the HTTP API on this machine
 	@$(BIN)/python -m catsdogs serve

@@ -1,4 +1,4 @@
-"""The command-line interface, ``catsdogs download | run | predict | serve | export``.
+"""The command-line interface, ``catsdogs download | run | lab | predict | serve | export``.
 
 ``python -m catsdogs`` is the same.
 """
@@ -11,7 +11,7 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from catsdogs import paths
+from catsdogs import paths, text
 from catsdogs.data import download
 
 #: The notebooks that train, evaluate and use the CNN, in order; each of the others is optional.
@@ -22,6 +22,7 @@ OWN_RUN = "my-run"
 
 def main(arguments: list[str] | None = None) -> int:
     """Run a command; returns the exit status."""
+    text.make_printing_safe()
     parser = argparse.ArgumentParser(
         prog="catsdogs", description="Cats vs dogs: train, evaluate, predict and serve."
     )
@@ -36,6 +37,25 @@ def main(arguments: list[str] | None = None) -> int:
         nargs="*",
         metavar="NN",
         help="which notebooks to run, such as 06 09 (default: 01 to 04)",
+    )
+    lab = commands.add_parser(
+        "lab",
+        help="open working copies of the notebooks in JupyterLab",
+        description="Opens JupyterLab on lab/, which holds a working copy of each notebook, made "
+        "once. The notebooks themselves stay as they are.",
+    )
+    lab.add_argument(
+        "--fresh",
+        nargs="*",
+        metavar="NN",
+        help="make new copies of these notebooks, such as 02 03, or of all; yours are kept under "
+        "different names",
+    )
+    lab.add_argument(
+        "options",
+        nargs="*",
+        metavar="-- OPTION",
+        help="options of JupyterLab, such as -- --no-browser --port 9999",
     )
     predict = commands.add_parser(
         "predict",
@@ -122,6 +142,8 @@ def main(arguments: list[str] | None = None) -> int:
         "--web", metavar="FOLDER", help="where the static site goes (default: build/web)"
     )
     chosen = parser.parse_args(arguments)
+    if chosen.command != "predict":  # predictions that nobody can read are a mistake
+        text.open_closed_streams()
     try:
         if chosen.command == "download":
             given = [chosen.source] if chosen.file is None else [chosen.source, chosen.file]
@@ -130,6 +152,8 @@ def main(arguments: list[str] | None = None) -> int:
             return predict_command(chosen.photos, chosen.model, chosen.form)
         if chosen.command == "serve":
             return serve_command(chosen.host, chosen.port, chosen.model)
+        if chosen.command == "lab":
+            return lab_command(chosen.fresh, chosen.options)
         if chosen.command == "export":
             return export_command(chosen.model, chosen.output, chosen.web)
         return run(chosen.numbers)
@@ -200,6 +224,27 @@ def run(numbers: Sequence[str] = ()) -> int:
         )
     )
     return 0
+
+
+def lab_command(fresh: Sequence[str] | None = None, options: Sequence[str] = ()) -> int:
+    """Open JupyterLab on working copies of the notebooks; returns the exit status.
+
+    `fresh` are the numbers of notebooks that are copied anew, none for all of them; None for none.
+    """
+    from catsdogs import lab
+
+    chosen = [] if fresh is None else chosen_notebooks(fresh, runnable=False)
+    if chosen is None:
+        return 2
+    outdated = lab.copy_notebooks(chosen)
+    if outdated:
+        numbers = " ".join(notebook.name[:2] for notebook in outdated)
+        print(
+            f"{', '.join(paths.shown(notebook) for notebook in outdated)}: newer than your copy in "
+            f'{paths.shown(lab.folder())}. For a new one, with yours kept beside it: make lab '
+            f'FRESH="{numbers}"'
+        )
+    return lab.run(options)
 
 
 def predict_command(given: list[str], model: str | None = None, form: str | None = None) -> int:
@@ -351,8 +396,11 @@ def export_command(model: str | None, output: str | None, web: str | None) -> in
     return 0
 
 
-def chosen_notebooks(numbers: Sequence[str]) -> list[Path] | None:
-    """The notebooks with these numbers, or all; None, after a message, if one cannot run."""
+def chosen_notebooks(numbers: Sequence[str], *, runnable: bool = True) -> list[Path] | None:
+    """The notebooks with these numbers, or all; None, after a message, if there is none such.
+
+    Also None if one is to be `runnable` and needs what is not installed.
+    """
     from catsdogs import notebooks
 
     found = {path.name[:2]: path for path in notebooks.all_notebooks()}
@@ -361,7 +409,7 @@ def chosen_notebooks(numbers: Sequence[str]) -> list[Path] | None:
         return None
     chosen = [found[number] for number in sorted(set(numbers or found))]
     for notebook in chosen:
-        if needed := notebooks.missing(notebook):
+        if runnable and (needed := notebooks.missing(notebook)):
             print(f"{notebook.name} cannot run: {needed}", file=sys.stderr)
             return None
     return chosen
@@ -378,7 +426,12 @@ def execute(folder: Path, chosen: list[Path], parameters: dict[str, dict] | None
 
     for notebook in chosen:
         try:
-            notebooks.run(notebook, folder, (parameters or {}).get(notebook.name))
+            notebooks.run(
+                notebook,
+                folder,
+                (parameters or {}).get(notebook.name),
+                pages=[other.name for other in chosen],
+            )
         except PapermillExecutionError as error:
             print(
                 f"{notebook.name} failed in cell {error.exec_count}, "

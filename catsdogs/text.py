@@ -1,4 +1,7 @@
-"""Text for people: durations in words, file names that are safe to print."""
+"""Text for people: durations in words, and what keeps printing it from stopping a program."""
+
+import os
+import sys
 
 
 def duration(seconds: float) -> str:
@@ -21,3 +24,24 @@ def printable(text) -> str:
         else character.encode("unicode_escape", "backslashreplace").decode()
         for character in str(text)
     )
+
+
+def make_printing_safe() -> None:
+    """Let no message stop the program that prints it, wherever its output goes.
+
+    A character that the encoding of standard output or error lacks is replaced by a question mark.
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="replace")
+
+
+def open_closed_streams() -> None:
+    """Send to the null device what would go to standard streams that were closed at the start.
+
+    Python leaves such a stream out, and the next file that is opened, perhaps a photo's, would get
+    its number: a library that writes there would write into that file.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode, encoding="utf-8"))

@@ -18,7 +18,7 @@ LAYERS = [
     {"analysis"},
     {"training"},
     {"serving"},
-    {"cli", "notebooks", "__main__"},
+    {"cli", "lab", "notebooks", "__main__"},
 ]
 #: Where a file or a folder is renamed by hand, and why `catsdogs.files.replacing` cannot do it.
 RENAMES = {
@@ -26,6 +26,7 @@ RENAMES = {
     "catsdogs/data/store.py": "replaces all photos in one transaction",
     "catsdogs/data/fetch.py": "a partial download is kept when it fails, to be resumed",
     "catsdogs/serving/static_site.py": "replaces a folder",
+    "catsdogs/lab.py": "keeps a person's notebook under a different name",
 }
 #: Where threads are started: the one pool, and the service's queue, which lives as long as it does.
 THREAD_POOLS = {"catsdogs/parallel.py", "catsdogs/serving/batching.py"}
