@@ -241,7 +241,7 @@ def lab_command(fresh: Sequence[str] | None = None, options: Sequence[str] = ())
         numbers = " ".join(notebook.name[:2] for notebook in outdated)
         print(
             f"{', '.join(paths.shown(notebook) for notebook in outdated)}: newer than your copy in "
-            f'{paths.shown(lab.folder())}. For a new one, with yours kept beside it: make lab '
+            f"{paths.shown(lab.folder())}. For a new one, with yours kept beside it: make lab "
             f'FRESH="{numbers}"'
         )
     return lab.run(options)

@@ -21,7 +21,7 @@ def synthetic_data(tmp_path_factory) -> Path:
     """A data folder with a small synthetic sample, made as a user would. Read-only."""
     folder = tmp_path_factory.mktemp("synthetic")
     subprocess.run(
-        [paths.PROJECT / "download_data.sh", "synthetic"],
+        ["bash", paths.PROJECT / "download_data.sh", "synthetic"],
         check=True,
         capture_output=True,
         env=os.environ

@@ -81,7 +81,7 @@ def test_the_included_formats_were_exported_from_the_included_model_and_agree_on
 def test_on_real_photos_the_8_bit_model_predicts_the_same_labels(empty):
     shutil.rmtree(empty)
     subprocess.run(
-        [paths.PROJECT / "download_data.sh", "zip", os.environ["CATSDOGS_TEST_ARCHIVE"]],
+        ["bash", paths.PROJECT / "download_data.sh", "zip", os.environ["CATSDOGS_TEST_ARCHIVE"]],
         check=True,
         capture_output=True,
     )

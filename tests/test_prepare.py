@@ -429,7 +429,8 @@ def test_all_splits_share_one_cache_and_photos_can_be_left_out(empty):
 def test_real_photos_as_a_user_gets_them(tmp_path, monkeypatch):
     monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path))
     subprocess.run(
-        [paths.PROJECT / "download_data.sh", "zip", os.environ["CATSDOGS_TEST_ARCHIVE"]], check=True
+        ["bash", paths.PROJECT / "download_data.sh", "zip", os.environ["CATSDOGS_TEST_ARCHIVE"]],
+        check=True,
     )
     started = time.monotonic()
     table = check.check_photos(progress=False)

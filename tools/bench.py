@@ -747,7 +747,11 @@ def get_photos(archive: str | None, folder: Path) -> Path:
         (folder / "source.json").write_bytes(paths.source_file().read_bytes())
     else:
         subprocess.run(
-            [PROJECT / "download_data.sh", *(["zip", archive] if archive else ["synthetic"])],
+            [
+                "bash",
+                PROJECT / "download_data.sh",
+                *(["zip", archive] if archive else ["synthetic"]),
+            ],
             check=True,
             env=os.environ | {"CATSDOGS_DATA": str(folder)},
             stdout=subprocess.DEVNULL,

@@ -24,6 +24,7 @@ from catsdogs import files, paths
 from catsdogs.data import kaggle, store, unpack
 from catsdogs.data.errors import DISK_FULL, ArchiveError, DownloadError, UnreachableError
 from catsdogs.data.progress import say
+from catsdogs.text import make_printing_safe, open_closed_streams
 
 __all__ = ["DownloadError", "UnreachableError", "download", "main"]
 
@@ -306,6 +307,8 @@ def main(
 
     `program` is the command's name in the help; `synthetic_fallback`: see `download`.
     """
+    make_printing_safe()
+    open_closed_streams()
     parser = argparse.ArgumentParser(prog=program)
     add_arguments(parser)
     chosen = parser.parse_args(arguments)
