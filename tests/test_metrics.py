@@ -3,7 +3,12 @@
 import numpy as np
 import pytest
 
-from catsdogs.analysis.calibration import calibrate
+from catsdogs.analysis.calibration import (
+    Calibration,
+    calibrate,
+    can_fit_temperature,
+    fit_temperature,
+)
 from catsdogs.analysis.metrics import (
     calibration_error,
     calibration_error_by_chance,
@@ -93,12 +98,39 @@ def test_nothing_classified_as_dog_has_no_precision():
     assert found["precision"]["value"] is None and found["recall"]["value"] == 0
 
 
+def test_one_class_has_no_metrics_that_compare_two():
+    dogs, cats = evaluate([1, 1], [0.3, 0.9], resamples=5), evaluate([0], [0.9], resamples=5)
+    unknown = {"value": None, "low": 0.0, "high": 1.0}
+    assert dogs["roc_auc"] == dogs["average_precision"] == unknown
+    assert dogs["recall"]["value"] == 0.5 and dogs["precision"]["value"] == 1
+    assert dogs["f1"]["value"] == pytest.approx(2 / 3)
+    assert cats["recall"] == cats["f1"] == cats["roc_auc"] == unknown
+    assert cats["accuracy"]["value"] == 0 and cats["precision"]["value"] == 0
+    assert cats["log_loss"]["value"] == pytest.approx(-np.log(0.1))
+
+
+@pytest.mark.parametrize(
+    "labels, probabilities",
+    [
+        ([0, 1, 1], [0.2, 0.4, 0.9]),
+        ([0] * 30 + [1] * 30, [0.1] * 30 + [0.9] * 30),  # no error
+        ([0] * 30 + [1] * 30, [0.9] * 30 + [0.1] * 30),
+        ([1] * 60, [0.2] * 10 + [0.9] * 50),
+    ],
+)
+def test_a_temperature_that_photos_do_not_determine_stays_1(labels, probabilities):
+    assert not can_fit_temperature(labels, probabilities)
+    assert fit_temperature(labels, probabilities) == Calibration()
+
+
 @pytest.mark.parametrize(
     "labels, probabilities, reason",
     [
         ([0, 1], [0.5], "one label and one probability per photo"),
-        ([1, 1], [0.5, 0.6], "both 0"),
-        ([0, 2], [0.1, 0.2], "both 0"),
+        ([], [], "no photos"),
+        ([0, 2], [0.1, 0.2], r"labels are \[0, 2\]"),
+        ([0, 1], [0.1, np.nan], "training diverged"),
+        ([0, 1], [0.1, 7.0], "from 0.1 to 7.0: expected 0 to 1"),
     ],
 )
 def test_what_cannot_be_evaluated_says_why(labels, probabilities, reason):

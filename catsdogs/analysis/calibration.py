@@ -6,6 +6,8 @@ import numpy as np
 
 #: A prediction whose calibrated confidence is below this is labelled "unsure".
 UNSURE_BELOW = 0.8
+#: Fewer photos than these say next to nothing about the temperature.
+FEWEST_PHOTOS = 20
 
 
 @dataclass(frozen=True)
@@ -47,23 +49,45 @@ def fit_temperature(labels, probabilities) -> Calibration:
     `labels`, 0 or 1, and `probabilities` of "dog" have shape (photos,). They should be of the
     validation set: on its training set a model tends to be over-confident.
 
+    The temperature stays 1 where `can_fit_temperature` says that the photos do not determine it.
+
     Source: Guo et al. (2017), "On Calibration of Modern Neural Networks", section 4.2.
 
-    Raises `ValueError` for labels of one class only.
+    Raises `ValueError` as `catsdogs.analysis.metrics.checked` does.
     """
+    # Here, as the service needs a calibration but neither SciPy nor scikit-learn.
     from scipy.optimize import minimize_scalar
     from sklearn.metrics import log_loss
 
-    labels = np.asarray(labels).astype(int)
-    if set(labels) != {0, 1}:
-        raise ValueError(f"labels are {sorted(set(labels))}: expected both 0 (cat) and 1 (dog)")
+    from catsdogs.analysis.metrics import checked
+
+    if not can_fit_temperature(labels, probabilities):
+        return Calibration()
+    labels, probabilities = checked(labels, probabilities)
     # Over the logarithm, so that halving the temperature is as far as doubling it.
     found = minimize_scalar(
-        lambda scale: log_loss(labels, calibrate(probabilities, np.exp(scale))),
+        lambda scale: log_loss(labels, calibrate(probabilities, np.exp(scale)), labels=[0, 1]),
         bounds=(-3, 3),
         method="bounded",
     )
     return Calibration(float(np.exp(found.x)))
+
+
+def can_fit_temperature(labels, probabilities) -> bool:
+    """Whether `fit_temperature` can fit one: from `FEWEST_PHOTOS` photos on, of both classes.
+
+    Some must be classified correctly and some not. Without errors the log loss falls forever as the
+    temperature goes to 0, which would make a model certain of everything.
+    """
+    from catsdogs.analysis.metrics import checked
+
+    labels, probabilities = checked(labels, probabilities)
+    right = (probabilities >= 0.5) == labels
+    return (
+        len(labels) >= FEWEST_PHOTOS
+        and len(set(labels)) == 2
+        and bool(right.any() and not right.all())
+    )
 
 
 def selective_accuracy(labels, probabilities, calibration: Calibration) -> dict:

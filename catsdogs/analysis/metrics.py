@@ -10,6 +10,33 @@ CALIBRATION_BINS = 15
 #: The values of ε that `best_clip` tries.
 CLIPS = (1e-7, 1e-6, 1e-5, 1e-4, 3e-4, 1e-3, 2e-3, 3e-3, 5e-3, 7e-3, 1e-2, 2e-2)
 
+_UNKNOWN = {"value": None, "low": 0.0, "high": 1.0}
+
+
+def checked(labels, probabilities) -> tuple[np.ndarray, np.ndarray]:
+    """`labels` and `probabilities` as arrays of shape (photos,), the labels as integers.
+
+    Raises `ValueError` for arrays of different lengths or without photos, labels other than 0 and
+    1, and probabilities that are none, such as those of a model whose training diverged.
+    """
+    labels = np.asarray(labels).astype(int)
+    probabilities = np.asarray(probabilities, float).reshape(-1)
+    if labels.ndim != 1 or labels.shape != probabilities.shape:
+        raise ValueError(
+            f"labels of shape {labels.shape} and {probabilities.size} probabilities: "
+            "expected one label and one probability per photo"
+        )
+    if not labels.size:
+        raise ValueError("no photos: expected at least one label and one probability")
+    if not set(labels) <= {0, 1}:
+        raise ValueError(f"labels are {np.unique(labels).tolist()}: expected 0 (cat) and 1 (dog)")
+    if not ((probabilities >= 0) & (probabilities <= 1)).all():
+        raise ValueError(
+            f"probabilities from {probabilities.min()} to {probabilities.max()}: expected 0 to 1. "
+            "NaN means that the training diverged: train with a lower learning rate"
+        )
+    return labels, probabilities
+
 
 def evaluate(labels, probabilities, *, threshold: float = 0.5, resamples: int = 1000) -> dict:
     """Metrics of predicted `probabilities` of "dog" against the true `labels`.
@@ -32,20 +59,15 @@ def evaluate(labels, probabilities, *, threshold: float = 0.5, resamples: int = 
     value. For a scale to read it on, see `calibration_error_by_chance`.
 
     The result also has ``photos``, ``threshold`` and ``confusion``, the confusion matrix with true
-    labels as rows and predicted labels as columns. The ``value`` of ``precision`` is None if no
-    photo is classified as a dog.
+    labels as rows and predicted labels as columns.
 
-    Raises `ValueError` for arrays of different lengths, or labels of one class only.
+    What these photos cannot tell has the ``value`` None, and an interval from 0 to 1: the precision
+    if no photo is classified as a dog, recall and F1 without dogs, and what compares the two
+    classes, ``roc_auc`` and ``average_precision``, if there is only one of them.
+
+    Raises `ValueError` as `checked` does.
     """
-    labels = np.asarray(labels).astype(int)
-    probabilities = np.asarray(probabilities, float).reshape(-1)
-    if labels.ndim != 1 or labels.shape != probabilities.shape:
-        raise ValueError(
-            f"labels of shape {labels.shape} and {probabilities.size} probabilities: "
-            "expected one label and one probability per photo"
-        )
-    if set(labels) != {0, 1}:
-        raise ValueError(f"labels are {sorted(set(labels))}: expected both 0 (cat) and 1 (dog)")
+    labels, probabilities = checked(labels, probabilities)
     confusion = metrics.confusion_matrix(labels, probabilities > threshold, labels=[0, 1])
     (_, false_positives), (_, true_positives) = confusion
     result = {
@@ -62,6 +84,11 @@ def evaluate(labels, probabilities, *, threshold: float = 0.5, resamples: int = 
         "log_loss": lambda y, p: metrics.log_loss(y, p, labels=[0, 1]),
         "brier": lambda y, p: np.mean((p - y) ** 2),
     }
+    undefined = set()
+    if len(set(labels)) < 2:
+        undefined |= {"roc_auc", "average_precision"}
+    if not labels.any():
+        undefined.add("f1")
     rng = np.random.default_rng(0)
     # Stratified, so that every sample has both classes.
     cats, dogs = np.flatnonzero(labels == 0), np.flatnonzero(labels == 1)
@@ -70,6 +97,9 @@ def evaluate(labels, probabilities, *, threshold: float = 0.5, resamples: int = 
         for _ in range(resamples)
     ]
     for name, measure in measures.items():
+        if name in undefined:
+            result[name] = dict(_UNKNOWN)
+            continue
         low, high = np.percentile(
             [measure(labels[s], probabilities[s]) for s in samples], [2.5, 97.5]
         )
@@ -135,7 +165,7 @@ def best_clip(labels, probabilities) -> float:
 
 def _proportion(successes, trials):
     if trials == 0:
-        return {"value": None, "low": 0.0, "high": 1.0}
+        return dict(_UNKNOWN)
     interval = binomtest(int(successes), int(trials)).proportion_ci(0.95, method="wilson")
     return {
         "value": float(successes / trials),
