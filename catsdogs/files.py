@@ -38,9 +38,7 @@ class DiskFullError(OSError):
 
 
 @contextlib.contextmanager
-def replacing(
-    path: str | os.PathLike, sync: bool = False, same_ending: bool = True
-) -> Iterator[Path]:
+def replacing(path: str | os.PathLike, sync: bool = False) -> Iterator[Path]:
     """Yield a temporary path of the same name; if the block succeeds, it replaces `path`.
 
     It does so in one step: no reader ever sees half a file, and nothing is left behind when the

@@ -330,6 +330,30 @@ def test_only_damaged_files_and_changed_photos_are_computed_anew(own_copy, extra
     assert computed(image_size=16) == 120 and computed(flip=True) == 120 and computed() == 0
 
 
+def test_features_damaged_anywhere_are_computed_anew(own_copy, extracted):
+    good = splits.prepare("full", progress=False)
+    given = (list(good.photo[:4]), list(good.sha256[:4]), "efficientnet-lite0", 32)
+    expected = features.compute(*given, progress=False)
+    (file,) = paths.features().iterdir()
+    content = file.read_bytes()
+    # The number in the shape is at one of these places: with a different one, NumPy reads on.
+    for position in (*range(0, len(content), 20), content.index(b"(4, 2)") + 4):
+        file.write_bytes(content[:position] + b"1" + content[position + 1 :])
+        np.testing.assert_array_equal(features.compute(*given, progress=False), expected)
+
+
+def test_a_photo_damaged_after_the_check_is_left_out_of_the_features(own_copy, extracted, capsys):
+    dataset = Dataset("full", progress=False)
+    damaged = dataset.rows.photo[dataset.rows.subset == "val"].iloc[0]
+    (paths.photos() / damaged).write_bytes(b"no photo")
+    found = features.FeatureSet(dataset, {"efficientnet-lite0": 32}, progress=False)
+    train, val = found.train, found.val
+    assert f"{damaged} was good when it was checked, and is left out now" in capsys.readouterr().out
+    assert len(train) + len(val) + len(found.test) == 119 and damaged not in val.names
+    left = [decode.decode(paths.photos() / name, 32)[:, :16].mean() for name in val.names]
+    np.testing.assert_allclose(val.values[:, 0], left, rtol=1e-4)
+
+
 def test_the_upper_part_turns_feature_maps_into_the_features(own_copy, monkeypatch):
     pytest.importorskip(weights("efficientnet-lite0"), reason="its weights are not installed")
     dataset = Dataset("full", progress=False)

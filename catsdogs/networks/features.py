@@ -1,8 +1,7 @@
 """Features extracted by frozen pretrained backbones: computed once, cached on disk."""
 
 import hashlib
-import zipfile
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import islice
@@ -12,9 +11,10 @@ import numpy as np
 import pandas as pd
 from tqdm.auto import tqdm
 
-from catsdogs import files, paths
+from catsdogs import arrays, files, paths
+from catsdogs.data.checked import PhotosChanged, decode_checked
 from catsdogs.data.dataset import Dataset
-from catsdogs.data.decode import RESIZING, PhotoError, decode_all
+from catsdogs.data.decode import RESIZING, PhotoError
 from catsdogs.networks import pretrained
 
 #: Photos per file of the cache: the most that an interruption loses.
@@ -73,18 +73,39 @@ class FeatureSet:
         return self._features("test")
 
     def _features(self, subset):
-        # Always computed for all good photos, in one order, so that every split shares the cache.
-        good = self.dataset.table[self.dataset.table.problem == ""]
-        rows = self.dataset.rows[self.dataset.rows.subset == subset]
-        position = pd.Series(np.arange(len(good)), index=good.photo)[rows.photo].to_numpy()
-        values = compute_all(
-            list(good.photo),
-            list(good.sha256),
-            self.networks,
-            flip=self.flip,
-            progress=self.progress,
-        )
-        return Features(values[position], rows.label.to_numpy(np.uint8), list(rows.photo))
+        def extract(rows):
+            # Always for all good photos, in one order, so that every split shares the cache.
+            good = self.dataset.table[self.dataset.table.problem == ""]
+            values = compute_all(
+                list(good.photo),
+                list(good.sha256),
+                self.networks,
+                flip=self.flip,
+                errors="nan",
+                progress=self.progress,
+            )
+            return pd.Index(good.photo), values
+
+        return _of_subset(self.dataset, subset, extract)
+
+
+def _of_subset(dataset, subset, extract: Callable) -> Features:
+    """The `Features` of `subset`: those that ``extract(rows)`` has, for named photos, in any order.
+
+    Photos that are found to be damaged or gone are left out of the data set: their features are
+    NaN.
+    """
+    while True:
+        rows = dataset.rows[dataset.rows.subset == subset]
+        names, values = extract(rows)
+        bad = list(names[np.isnan(values.reshape(len(values), -1)[:, 0])])
+        if not bad:
+            break
+        if not dataset.check_again(bad):
+            raise PhotosChanged(dict.fromkeys(bad, "no features, though it can be decoded"))
+    if list(names) != list(rows.photo):  # else they need no copy, which may take gigabytes
+        values = values[names.get_indexer(rows.photo)]
+    return Features(values, rows.label.to_numpy(np.uint8), list(rows.photo))
 
 
 def load_maps(
@@ -101,11 +122,20 @@ def load_maps(
     ``values`` are float16, (photos, height, width, channels): the input of the upper part of
     `catsdogs.networks.pretrained.split`.
     """
-    rows = dataset.rows[dataset.rows.subset == subset]
-    values = compute(
-        list(rows.photo), list(rows.sha256), network, image_size, block=block, progress=progress
-    )
-    return Features(values, rows.label.to_numpy(np.uint8), list(rows.photo))
+
+    def extract(rows):
+        values = compute(
+            list(rows.photo),
+            list(rows.sha256),
+            network,
+            image_size,
+            block=block,
+            errors="nan",
+            progress=progress,
+        )
+        return pd.Index(rows.photo), values
+
+    return _of_subset(dataset, subset, extract)
 
 
 def compute_all(
@@ -159,8 +189,8 @@ def compute(
     that is damaged.
 
     Raises what `catsdogs.networks.pretrained.extractor` does, and
-    `catsdogs.data.decode.PhotoError`, which names the file, for a photo that cannot be decoded.
-    With ``errors="nan"``, its features are NaN instead.
+    `catsdogs.data.decode.PhotoError`, which names the file, for a photo that cannot be decoded or
+    is not as `contents` says. With ``errors="nan"``, its features are NaN instead.
     """
     if errors not in ("raise", "nan"):
         raise ValueError(f"errors={errors!r}: expected 'raise' or 'nan'")
@@ -169,12 +199,9 @@ def compute(
     dtype, dimensions = (np.float32, 2) if block is None else (np.float16, 4)
     folder = Path(folder or paths.photos())
     starts = range(0, len(photos), CHUNK)
-    chunks = [photos[start : start + CHUNK] for start in starts]
-    cached = [
-        _file(contents[start : start + CHUNK], network, size, flip, runtime, block)
-        for start in starts
-    ]
-    found = [_read(file, len(chunk), dtype, dimensions) for file, chunk in zip(cached, chunks)]
+    chunks = [(photos[start : start + CHUNK], contents[start : start + CHUNK]) for start in starts]
+    cached = [_file(known, network, size, flip, runtime, block) for _, known in chunks]
+    found = [_read(file, len(some), dtype, dimensions) for file, (some, _) in zip(cached, chunks)]
     if missing := [index for index, values in enumerate(found) if values is None]:
         extract = pretrained.extractor(network, size, runtime, block=block)
         done = sum(len(values) for values in found if values is not None)
@@ -187,17 +214,17 @@ def compute(
             mininterval=0.5,
         ) as bar:
             for index in missing:
-                values = _extract(extract, folder, chunks[index], size, flip, errors, bar)
+                values = _extract(extract, folder, *chunks[index], size, flip, errors, bar)
                 found[index] = values.astype(dtype)
                 # NaN is not cached: a photo may become readable, with a package more, say.
                 if not np.isnan(values).any():
-                    _write(cached[index], found[index])
+                    files.keep(cached[index], arrays.packed(features=found[index]))
     return np.concatenate(found)
 
 
-def _extract(extract, folder, photos, size, flip, errors, bar):
+def _extract(extract, folder, photos, contents, size, flip, errors, bar):
     """The features of one chunk of photos, in batches; NaN where one cannot be decoded."""
-    decoded = zip(photos, decode_all((folder / photo for photo in photos), size, errors="return"))
+    decoded = zip(photos, decode_checked(folder, photos, contents, size))
     parts = []
     while batch := list(islice(decoded, _BATCH)):
         for photo, pixels in batch:
@@ -229,14 +256,8 @@ def _file(contents, network, size, flip, runtime, block=None):
 def _read(path, count, dtype, dimensions):
     """The features in `path`, or None where they are missing, damaged or of the wrong shape."""
     try:
-        with np.load(path) as file:  # a zip archive, so its checksum is checked
-            values = file["features"]
-    except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        values = arrays.read(path)["features"]
+    except (OSError, ValueError, KeyError):
         return None
     expected = values.dtype == dtype and values.ndim == dimensions and len(values) == count
     return values if expected else None
-
-
-def _write(path, values):
-    with files.replacing(path, sync=True) as partial, open(partial, "wb") as file:
-        np.savez(file, features=values)
