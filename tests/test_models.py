@@ -58,7 +58,7 @@ def test_a_name_or_a_folder_is_a_model_and_the_default_is_included(own, images):
         ("mine/deeper", "no model mine/deeper: expected one of"),
         ("../mine", "no model ../mine: expected one of"),
         ("compare-residual", "has no model.keras, model.onnx or model.tflite"),
-        ("~/none.onnx", "there is no such file"),
+        ("~/none.onnx", "no such file"),
     ],
 )
 def test_a_model_that_is_nowhere_is_named(own, given, said):

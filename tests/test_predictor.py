@@ -35,6 +35,9 @@ from catsdogs.serving.predictor import (
     predict_photos,
 )
 
+#: What predict says first: which model it took.
+MODEL = "model: two-conv, included\n"
+
 
 @pytest.fixture(scope="module")
 def album(synthetic_data, tmp_path_factory):
@@ -107,8 +110,9 @@ def test_the_command_line_classifies_what_it_can_and_names_the_rest(album):
     )
     errors = run.stderr.splitlines()
     assert (
-        len(errors) == 2
-        and errors[0].startswith(f"{album}/broken.jpg: ")
+        len(errors) == 3
+        and errors[0] == "model: two-conv, included"
+        and errors[1].startswith(f"{album}/broken.jpg: ")
         and "Traceback" not in run.stderr
     )
 
@@ -116,7 +120,7 @@ def test_the_command_line_classifies_what_it_can_and_names_the_rest(album):
 def test_json_and_csv_say_the_same(album):
     good = [album / "b.jpg", album / "deep"]
     as_json, as_csv = shell("--json", *good), shell("--csv", *good)
-    assert as_json.returncode == as_csv.returncode == 0 and as_json.stderr == as_csv.stderr == ""
+    assert as_json.returncode == as_csv.returncode == 0 and as_json.stderr == as_csv.stderr == MODEL
     objects = [json.loads(line) for line in as_json.stdout.splitlines()]
     rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
     assert len(objects) == 3
@@ -134,7 +138,7 @@ def test_names_cannot_forge_lines(album, tmp_path):
     assert run.returncode == 1 and len(run.stdout.splitlines()) == 1 and "\x1b" not in run.stdout
     assert (
         "a\\nb \\x1b[31m.jpg" in run.stdout
-        and run.stderr == f"{tmp_path}/missing\\r.jpg: no such file\n"
+        and run.stderr == f"{MODEL}{tmp_path}/missing\\r.jpg: no such file\n"
     )
 
 
@@ -143,7 +147,7 @@ def test_a_folder_without_photos_is_reported(tmp_path):
     assert (
         run.returncode == 1
         and run.stdout == ""
-        and run.stderr == f"{tmp_path}: a folder without photos\n"
+        and run.stderr == f"{tmp_path}: a folder without photos\n{MODEL}"
     )
 
 
@@ -238,7 +242,7 @@ def pickled(tmp_path):
         (foreign_onnx, "expected a model with the input shape"),
         (cut_short("onnx"), "cannot be loaded"),
         (cut_short("tflite"), "cannot be loaded"),
-        (lambda folder: folder / "none.onnx", "catsdogs export makes one"),
+        (lambda folder: folder / "none.onnx", "notebook 02 trains one"),
     ],
     ids=[
         "missing",

@@ -338,7 +338,7 @@ def test_a_finished_run_is_taken_from_its_record(synthetic, capsys):
 
     taken = training.train(P, dataset, "mine", device=CPU, resume="finished")
     assert "On record as mine" in capsys.readouterr().out
-    assert taken.model is None and taken.metrics == metrics
+    assert taken.model is None and taken.record["metrics"] == metrics
     assert taken.history == run.history and taken.best_epoch == run.best_epoch
     assert training._on_record("mine", P | {"PRECISION": "bfloat16"}, dataset)
     for different in (P | {"SEED": 1}, P | {"EPOCHS": 1}):

@@ -28,7 +28,7 @@ def find_model(model: str | os.PathLike | None = None, formats: tuple[str, ...] 
     """
     path = Path(model or paths.DEFAULT_MODEL).expanduser()
     text = printable(str(model))
-    if path.suffix in FORMATS:
+    if path.suffix in FORMATS or path.is_file():
         found = [path]
     else:
         folder = path if path.is_dir() else _named(path)
@@ -50,7 +50,8 @@ def find_model(model: str | os.PathLike | None = None, formats: tuple[str, ...] 
             "loaded, as other formats can run code"
         )
     if not found[0].is_file():
-        raise ModelError(f"no model {printable(paths.shown(found[0]))}: there is no such file")
+        source = "notebook 02 trains one" if ".keras" in formats else "catsdogs export makes one"
+        raise ModelError(f"no model {printable(paths.shown(found[0]))}: no such file; {source}")
     return found[0]
 
 
