@@ -109,3 +109,28 @@ def shown(path: Path) -> str:
     """`path` as a person would type it: relative to the project if it is inside."""
     path = Path(path)
     return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else str(path)
+
+
+def find(typed: str | os.PathLike) -> Path:
+    """The file or folder that a person means by `typed`, as an absolute path.
+
+    ``~`` is the home folder. A relative path is looked for in the current folder, which in a
+    notebook is usually the notebook's, then in ``notebooks/``, then in the project. Quotation marks
+    around it are ignored.
+
+    Raises `FileNotFoundError` with the places that were looked in.
+    """
+    text = os.fspath(typed).strip()
+    if not text.strip("\"'"):
+        raise FileNotFoundError("No path was given: expected that of a file or a folder.")
+    # Unlike those of Path, the functions of os.path never fail at an odd name.
+    *quoted, path = dict.fromkeys(map(os.path.expanduser, [text, text.strip("\"'")]))
+    places = dict.fromkeys([Path.cwd(), PROJECT / "notebooks", PROJECT])
+    for place in places:
+        for spelling in [*quoted, path]:
+            if os.path.exists(place / spelling):
+                return place / spelling
+    first, *others = dict.fromkeys(str(place / path) for place in places)
+    raise FileNotFoundError(
+        f"There is no file or folder {first}{''.join(f', nor {other}' for other in others)}."
+    )

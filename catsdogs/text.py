@@ -13,6 +13,11 @@ def duration(seconds: float) -> str:
     return f"{int(seconds // 3600)} h {int(seconds % 3600 // 60)} min"
 
 
+def counted(count: int, noun: str) -> str:
+    """`count` of something in words: ``"1 photo"``, ``"2,500 photos"``."""
+    return f"{count:,} {noun}{'s' if count != 1 else ''}"
+
+
 def printable(text) -> str:
     """`text` on one line, with every unprintable character escaped.
 

@@ -17,6 +17,7 @@ import socket
 import stat
 import subprocess
 import sys
+import tarfile
 import threading
 import time
 import zipfile
@@ -27,8 +28,9 @@ import pytest
 from PIL import Image
 
 from catsdogs import paths
+from catsdogs.data import archives, check, progress, store, unpack
 from catsdogs.data import download as downloading
-from catsdogs.data import progress, store, unpack
+from catsdogs.serving.photos import find_photos
 
 SCRIPT = paths.PROJECT / "download_data.sh"
 TOKEN = "KGAT_0123456789abcdef"
@@ -755,9 +757,35 @@ def damaged(content: bytes) -> bytes:
     return content.replace(DOGS[2], DOGS[2][:-1] + b"?")
 
 
-def twice(members: dict) -> bytes:
-    with pytest.warns(UserWarning, match="Duplicate"):
-        return zipped([*members.items(), ("PetImages/Cat/1.jpg", b"another")])
+def packed_by(method: int) -> bytes:
+    """A zip that claims to be compressed by `method`."""
+    content = bytearray(zipped(MICROSOFT))
+    for magic, offset in ((b"PK\x03\x04", 8), (b"PK\x01\x02", 10)):
+        at = content.find(magic)
+        while at >= 0:
+            content[at + offset : at + offset + 2] = method.to_bytes(2, "little")
+            at = content.find(magic, at + 4)
+    return bytes(content)
+
+
+def tarred(members, compression="") -> bytes:
+    """A tar archive as `zipped` makes zips; a content of None is a link."""
+    stream = io.BytesIO()
+    with tarfile.open(fileobj=stream, mode=f"w:{compression}") as out:
+        for name, content in members.items() if isinstance(members, dict) else members:
+            info = tarfile.TarInfo(name)
+            if content is None:
+                info.type, info.linkname = tarfile.SYMTYPE, "/etc/passwd"
+            elif name.endswith("/"):
+                info.type = tarfile.DIRTYPE
+            info.size = len(content or b"")
+            out.addfile(info, io.BytesIO(content or b""))
+    return stream.getvalue()
+
+
+def damaged_header(content: bytes) -> bytes:
+    """The same tar with one byte changed in the name of Dog/3.jpg."""
+    return content.replace(b"Dog/3.jpg", b"Dog/3.jqg")
 
 
 PLAIN = list(MICROSOFT.items())
@@ -791,8 +819,16 @@ PLAIN = list(MICROSOFT.items())
         (lambda: zipped(MICROSOFT)[:-500], "is cut short"),
         (lambda: zipped(MICROSOFT)[1000:], "damaged"),
         (lambda: encrypted(zipped(MICROSOFT)), "is encrypted"),
-        (lambda: twice(MICROSOFT), "PetImages/Cat/1.jpg 2 times"),
-        (lambda: zipped([*PLAIN, ("train/cat.1.jpg", CATS[1])]), "PetImages/Cat/1.jpg 2 times"),
+        (lambda: packed_by(9), "compression method 9, Deflate64. Unpack it"),
+        (lambda: packed_by(200), "compression method 200"),
+        (lambda: zipped({"a/train.zip": packed_by(98)}), "method 98, PPMd"),
+        (lambda: tarred(MICROSOFT, "gz")[:-700], "is cut short or damaged"),
+        (lambda: tarred(MICROSOFT)[: 512 * 7], "is cut short or damaged"),
+        (lambda: damaged_header(tarred(MICROSOFT)), "is cut short or damaged"),
+        (lambda: tarred([*PLAIN, ("../Cat/99.jpg", b"")]), "unsafe path"),
+        (lambda: tarred([*PLAIN, ("PetImages/Cat/99.jpg", None)]), "holds the link"),
+        (lambda: zipped([*PLAIN, ("test/1.jpg", b"a"), ("b/test/1.jpg", b"b")]), "test/1.jpg"),
+        (lambda: zipped({"a/b.jpg": b"a", "dogs and cats.jpg": b"b"}), "2 photos of unknown class"),
         (
             lambda: zipped({n: b for n, b in PLAIN if "Dog" not in n}),
             "6 photos of cats and 0 of dogs",
@@ -803,7 +839,13 @@ PLAIN = list(MICROSOFT.items())
         ),
         (lambda: zipped({}), "0 photos of cats and 0 of dogs"),
         (lambda: b"<html><body>Sorry</body></html>", "is a web page"),
-        (lambda: b"Rar!\x1a\x07" + bytes(1000), "is not a zip archive"),
+        (lambda: b"Rar!\x1a\x07" + bytes(1000), "is a RAR archive"),
+        (lambda: b"7z\xbc\xaf\x27\x1c" + bytes(1000), "is a 7-Zip archive"),
+        (lambda: CATS[1], "is a photo"),
+        (lambda: b"\xef\xbb\xbf\n<html>", "is a web page"),
+        (lambda: b"\x1f\x8b" + bytes(1000), "is not a tar archive inside"),
+        (lambda: b"some text", "starts with 'some text'"),
+        (lambda: bytes(2000), "is empty"),
         (lambda: b"", "is empty"),
     ],
 )
@@ -826,6 +868,36 @@ def test_bombs(data, monkeypatch, limit, value):
         unpack.unpack(write_zip(data, kaggle_zip("test")), store.staging())
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda blank: zipped({"train.zip": blank}),  # also with an end that makes it a zip
+        lambda blank: zipped({"a.zip": zipped({"b.zip": zipped({"train.zip": blank})})}),
+        lambda blank: zipped({f"{n}.zip": blank[: len(blank) // 9] for n in range(9)}),
+        lambda blank: zipped({f"Cat/{n}.bmp": blank[: len(blank) // 9] for n in range(9)}),
+        lambda blank: tarred({"cat.1.jpg": b"", "dog.1.jpg": b"", "train.zip": blank}, "gz"),
+        lambda blank: tarred({f"Cat/{n}.bmp": blank[: len(blank) // 9] for n in range(9)}, "xz"),
+    ],
+)
+def test_small_archives_that_grow(data, monkeypatch, make):
+    """Refused before they are on the disk; in a tenth of the real size, to be fast."""
+    monkeypatch.setattr(archives, "ALWAYS_ALLOWED", 10**6)
+    file = write_zip(data, make(bytes(20 * 10**6) + zipped(TRAIN)))
+    assert file.stat().st_size < 200_000
+    store.staging().mkdir(parents=True)
+    with pytest.raises(unpack.ArchiveError, match="would unpack to .* at most"):
+        unpack.unpack(file, store.staging())
+    assert sum(copy.stat().st_size for copy in store.staging().rglob("*")) < 3 * 10**6
+
+
+def test_archives_in_archives_without_end(data):
+    content = zipped({"cat.1.jpg": CATS[1], "dog.1.jpg": DOGS[1]})
+    for _ in range(9):
+        content = zipped({"cat.2.jpg": CATS[2], "dog.2.jpg": DOGS[2], "next.zip": content})
+    downloading.get("zip", write_zip(data, content))
+    assert contents(data / "PetImages/Cat") == {2: CATS[2]}
+
+
 def test_any_damage_is_a_message(data):
     """Random damage anywhere ends in an ArchiveError, or leaves the archive readable."""
     content, chance = zipped(MICROSOFT), random.Random(0)
@@ -842,9 +914,117 @@ def test_any_damage_is_a_message(data):
 
 
 def test_missing_file(data, tmp_path):
-    for file in (tmp_path / "none.zip", tmp_path):
-        missing = download(data, "zip", file)
-        assert missing.returncode == 1 and str(file) in missing.stderr
+    missing = download(data, "zip", "none.zip", cwd=tmp_path)
+    assert missing.returncode == 1 and f"file or folder {tmp_path / 'none.zip'}," in missing.stderr
+    assert f"nor {paths.PROJECT / 'none.zip'}" in missing.stderr, "everywhere that was looked"
+
+
+#: Other people's layouts: a path per photo, in the order of `PHOTOS`; the rest is left out.
+LAYOUTS = {
+    "cat_1": ["train/cats/cat_1.jpg", "train/cats/cat_2.jpg", "train/dogs/dog_1.jpg"],
+    "plural": ["Cats/1.jpg", "Cats/2.jpg", "Dogs/1.jpg"],
+    "camera": ["cat/IMG_0001.JPG", "cat/IMG_0002.JPG", "dog/IMG_0001.JPG"],
+    "lower case": ["PetImages/cat/1.jpg", "PetImages/cat/2.jpg", "PetImages/dog/1.jpg"],
+    "keras": ["c/train/cats/cat.1.jpg", "c/train/cats/cat.2.jpg", "c/validation/dogs/dog.1.jpg"],
+    "same names": ["train/cats/1.jpg", "validation/cats/1.jpg", "validation/dogs/1.jpg"],
+    "also in case": ["cats/a.jpg", "cats/A.JPG", "dogs/a.jpg"],
+    "kaggle": ["dogs-vs-cats/train/cat.1.jpg", "dogs-vs-cats/train/cat.2.jpg", "train/dog.1.jpg"],
+    "a word": ["dog data/cat.1.jpg", "x/my Cat (70).jpg", "My dogs/x.png"],
+    "endings": ["Cat/1.jpeg", "Cat/2.PNG", "Dog/1.WebP"],
+    "deep": ["/".join("abcdefgh") * 9 + "/Cat/ä ö.jpg", "Cat/😀.jpg", "x/y/Dog/=1+2.jpg"],
+    "backslashes": ["P\\Cat\\1.jpg", "P\\Cat\\2.jpg", "P\\Dog\\1.jpg"],
+}
+PHOTOS = [CATS[1], CATS[2], DOGS[1]]
+LEFT_OUT = {
+    "__MACOSX/Cat/._1.jpg": b"resource fork",
+    "Cat/.ipynb_checkpoints/1.jpg": CATS[4],
+    "Cat/.hidden.jpg": CATS[4],
+    "Cat/Thumbs.db": b"thumbs",
+    "readme.txt": b"read me",
+    "more/house.jpg": CATS[5],
+    "cats and dogs.jpg": CATS[5],
+}
+
+
+def write_folder(folder: Path, members: dict) -> Path:
+    for path, content in members.items():
+        file = folder / path.replace("\\", "/")
+        file.parent.mkdir(parents=True, exist_ok=True)
+        file.write_bytes(content)
+    return folder
+
+
+def as_zip(folder, members):
+    return write_zip(folder / "x", zipped(members))
+
+
+def as_tar(folder, members):
+    tar = tarred({f"./{path}": content for path, content in members.items()}, "gz")
+    return write_zip(folder / "x", tar, "photos.tgz")
+
+
+def as_nested(folder, members):
+    inner = zipped({"Train.zip": zipped({"deep.tar.xz": tarred(members, "xz")})})
+    return write_zip(folder / "x", zipped({"a b.zip": inner}))
+
+
+@pytest.mark.parametrize("pack", [as_zip, as_tar, as_nested, write_folder])
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_layouts(data, capsys, layout, pack):
+    members = dict(zip(LAYOUTS[layout], PHOTOS)) | LEFT_OUT
+    (data.parent / "own").mkdir()
+    source = pack(data.parent / "own", members)
+    before = {
+        file: file.read_bytes() for file in (data.parent / "own").rglob("*") if file.is_file()
+    }
+    downloading.get("zip", source)
+    for name, photos in (("Cat", PHOTOS[:2]), ("Dog", PHOTOS[2:])):
+        stored = [file.read_bytes() for file in (data / "PetImages" / name).iterdir()]
+        assert sorted(stored) == sorted(photos)
+    shown = capsys.readouterr()
+    assert "2 cats and 1 dogs" in shown.out
+    assert "Left out" in shown.err and "2 photos of unknown class" in shown.err
+    assert "1 other file, such as" in shown.err and "readme.txt" in shown.err
+    assert all(file.read_bytes() == content for file, content in before.items()), "never changed"
+    assert len(check.check_photos(progress=False)) == 3, "all interfaces count the same"
+    assert len(list(find_photos([data / "PetImages"]))) == 3
+    assert json.loads((data / "source.json").read_text())["photos"] == {"Cat": 2, "Dog": 1}
+
+
+def test_names_of_stored_photos(data):
+    members = {
+        "train/cat.7.jpg": CATS[0],
+        "PetImages/Cat/7.jpg": CATS[0],  # the same photo
+        "validation/cats/7.jpg": CATS[1],  # a different one
+        "validation/cats/7.JPEG": CATS[2],
+        "Cat/a:b?.png": CATS[3],
+        f"Cat/{'ü' * 200}.gif": CATS[4],
+        "Dog/dog (12).tiff": DOGS[0],
+        "test1/3.jpg": UNLABELLED[3],
+    }
+    for order in (1, -1):  # which does not matter
+        file = write_zip(data, zipped(list(members.items())[::order]))
+        downloading.get("zip", file)
+        stored = {file.name: file.read_bytes() for file in data.glob("[Pt]*/**/*.*")}
+        assert stored == {
+            "7.jpg": CATS[0],
+            "7-3.jpg": CATS[1],  # 7-2.jpg was the same photo
+            "7.jpeg": CATS[2],
+            "a_b_.png": CATS[3],
+            f"{'ü' * 100}.gif": CATS[4],
+            "12.tiff": DOGS[0],
+            "3.jpg": UNLABELLED[3],
+        }
+        shutil.rmtree(data)
+
+
+def test_photos_put_there_in_a_layout_of_their_own(data, capsys):
+    write_folder(data / "PetImages", dict(zip(LAYOUTS["cat_1"], PHOTOS)) | LEFT_OUT)
+    downloading.download("microsoft")
+    shown = capsys.readouterr()
+    assert "2 cats and 1 dogs" in shown.out and "Left out: 3 files" in shown.err
+    assert check.check_photos(progress=False).photo.tolist() == LAYOUTS["cat_1"]
+    assert len(check.left_out()) == 3
 
 
 def test_empty_photos_are_kept(data):

@@ -12,7 +12,7 @@ from catsdogs import paths
 #: Lowest first: a module imports only from its own layer and from lower ones.
 LAYERS = [
     {""},  # catsdogs itself, which names the classes
-    {"paths", "files", "arrays", "text", "parallel", "backend"},
+    {"paths", "files", "arrays", "names", "text", "parallel", "backend"},
     {"data"},
     {"networks"},
     {"analysis"},

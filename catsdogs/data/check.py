@@ -11,8 +11,8 @@ import pandas as pd
 from PIL import ImageOps
 from tqdm.auto import tqdm
 
-from catsdogs import CLASS_NAMES, paths
-from catsdogs.data import tables
+from catsdogs import paths
+from catsdogs.data import store, tables
 from catsdogs.data.decode import PhotoError, read_image
 from catsdogs.parallel import map_in_threads
 
@@ -38,10 +38,10 @@ def check_photos(
 ) -> pd.DataFrame:
     """Check the photos below `folder` (by default ``data/PetImages``) and return a table of them.
 
-    One row per file named ``Cat/N.jpg`` or ``Dog/N.jpg``, ordered by class and number:
+    One row per photo that `catsdogs.data.store.find_photos` finds, ordered by class and number:
 
-    - ``photo``: its path below `folder`; ``label``: 0 for a cat, 1 for a dog; ``number``: N, of at
-      most nine digits
+    - ``photo``: its path below `folder`, such as ``Cat/17.jpg``; ``label``: 0 for a cat, 1 for a
+      dog; ``number``: the photo's number (see `catsdogs.names.number`), or -1 without one
     - ``bytes``, ``modified`` (ns since 1970), ``width`` and ``height`` (pixels, upright)
     - ``jfif``: whether the file starts with a JFIF header (many good photos have none)
     - ``sha256`` of the file; ``hash`` and ``flipped_hash``: the 64-bit perceptual hash (DCT) of the
@@ -57,11 +57,13 @@ def check_photos(
     """
     folder = Path(folder or paths.photos())
     found = pd.DataFrame(
-        sorted(_list_files(folder)), columns=["label", "number", "photo", "bytes", "modified"]
+        _list_files(folder), columns=["label", "number", "photo", "bytes", "modified"]
     )
     if found.empty:
+        others = left_out(folder)
+        seen = f" {len(others):,} other files are there, such as {others[0]}." if others else ""
         raise FileNotFoundError(
-            f"no photos in {paths.shown(folder)}: expected Cat/N.jpg and Dog/N.jpg. "
+            f"no photos in {paths.shown(folder)}: expected some in folders Cat and Dog.{seen} "
             "Run ./download_data.sh first."
         )
     known = _read_table(folder)
@@ -97,18 +99,19 @@ def quarantine(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[table.problem != "", ["photo", "bytes", "problem"]].reset_index(drop=True)
 
 
+def left_out(folder: Path | None = None) -> list[str]:
+    """Paths of files below `folder` (by default ``data/PetImages``) that `check_photos` leaves out.
+
+    They are no photos, or their folders and names do not tell cat or dog. Hidden files, and those
+    that operating systems put beside photos, are not listed.
+    """
+    return store.find_photos(Path(folder or paths.photos()))[1]
+
+
 def _list_files(folder) -> Iterator[tuple]:
-    for label, name in enumerate(CLASS_NAMES):
-        directory = folder / name.capitalize()
-        if not directory.is_dir():
-            continue
-        for entry in os.scandir(directory):
-            stem, _, ending = entry.name.rpartition(".")
-            numbered = stem.isascii() and stem.isdigit() and len(stem) < 10  # as in the archives
-            if numbered and ending.lower() == "jpg" and entry.is_file():
-                facts = entry.stat()
-                photo = f"{directory.name}/{entry.name}"
-                yield label, int(stem), photo, facts.st_size, facts.st_mtime_ns
+    for photo in store.find_photos(folder)[0]:
+        facts = os.stat(folder / photo.path)
+        yield *photo, facts.st_size, facts.st_mtime_ns
 
 
 def _examine(folder, row):

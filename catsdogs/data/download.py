@@ -21,8 +21,14 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from catsdogs import files, paths
-from catsdogs.data import kaggle, store, unpack
-from catsdogs.data.errors import DISK_FULL, ArchiveError, DownloadError, UnreachableError
+from catsdogs.data import archives, kaggle, store, unpack
+from catsdogs.data.errors import (
+    DISK_FULL,
+    ArchiveError,
+    DamagedError,
+    DownloadError,
+    UnreachableError,
+)
 from catsdogs.data.progress import say
 from catsdogs.text import make_printing_safe, open_closed_streams
 
@@ -43,8 +49,8 @@ sources:
   microsoft   25,000 photos, 786 MB, from Microsoft; no account needed (default)
   kaggle      the same photos, and 12,500 unlabelled ones into data/test;
               needs a Kaggle account
-  zip FILE    from an archive you have: Microsoft's, or Kaggle's with or without
-              its outer archive
+  zip FILE    from a zip or tar archive, or a folder, that you have: Microsoft's,
+              Kaggle's, or any with cats and dogs in folders or files named so
   synthetic   a few hundred computer-generated cats and dogs; no download
 
 Run it again after an interruption: a download resumes where it stopped, and photos
@@ -67,34 +73,53 @@ exit status: 0 the photos are there, 1 they are not, 2 wrong usage,
 130 interrupted."""
 
 
-def download(source: str = "microsoft", *, synthetic_fallback: bool = False) -> None:
+def download(
+    source: str | os.PathLike = "microsoft", *, synthetic_fallback: bool = False
+) -> None:
     """Get the photos from `source`, unless they are there already; shows its progress on stderr.
 
-    `source` is ``"microsoft"``, ``"kaggle"``, ``"zip FILE"`` (a path, blanks and all, relative to
-    the current folder) or ``"synthetic"``. With `synthetic_fallback`, the synthetic sample is used
-    where the source cannot be reached, and a message says so. Raises ValueError for an unknown
-    source, UnreachableError if the source cannot be reached and there is no fallback, and
-    DownloadError for every other failure; nothing is left half-finished in any case.
+    `source` is ``"microsoft"``, ``"kaggle"``, ``"synthetic"``, or ``"zip FILE"``, the path of a zip
+    or tar archive, or of a folder, which is looked for by `catsdogs.paths.find`; the path alone is
+    enough. With `synthetic_fallback`, the synthetic sample is used where the source cannot be
+    reached, and a message says so. Raises ValueError for an unknown source, UnreachableError if the
+    source cannot be reached and there is no fallback, and DownloadError for every other failure;
+    nothing is left half-finished in any case.
     """
-    name, _, file = source.strip().partition(" ")
+    if isinstance(source, os.PathLike):
+        get("zip", source, synthetic_fallback)
+        return
+    name, *file = source.split(None, 1) if isinstance(source, str) else [""]
+    if name not in SOURCES and is_path(source):
+        name, file = "zip", [source]
     name = "synthetic" if name == "drawn" else name  # its name in earlier versions
     if name not in SOURCES or bool(file) != (name == "zip"):
         raise ValueError(
             f"the source is {source!r}; microsoft, kaggle, zip FILE or synthetic was expected"
         )
-    get(name, Path(file.strip()).expanduser() if file else None, synthetic_fallback)
+    get(name, file[0] if file else None, synthetic_fallback)
 
 
-def get(source: str, file: Path | None = None, synthetic_fallback: bool = False) -> None:
-    """As `download`; `source` is one of SOURCES, and `file` the archive if it is ``"zip"``."""
-    if file is not None:
-        check_readable(file)
+def is_path(source: str) -> bool:
+    """Whether `source` is the path of something that exists, or looks like one that does not."""
     try:
+        return bool(paths.find(source))
+    except FileNotFoundError:
+        return bool(re.search(r"[/\\~]", source) or archives.ARCHIVE.fullmatch(source.strip()))
+
+
+def get(
+    source: str, file: str | os.PathLike | None = None, synthetic_fallback: bool = False
+) -> None:
+    """As `download`; `source` is one of SOURCES, and `file` the archive if it is ``"zip"``."""
+    archive = None if file is None else readable(file)
+    try:
+        if store.is_read_only() and store.lacking(source) == store.NOTHING:
+            return
         with store.locked() as lock:
             try:
-                get_missing(source, file, lock)
+                get_missing(source, archive, lock)
             finally:
-                shutil.rmtree(store.staging(), ignore_errors=True)
+                store.clear_staging()
                 with contextlib.suppress(OSError):
                     paths.downloads().rmdir()  # unless something is left to resume
     except OSError as error:
@@ -128,7 +153,7 @@ def get_missing(source: str, file: Path | None, lock: int) -> None:
     print(
         f"{paths.shown(paths.photos())} is ready: {store.in_words(store.counts(paths.photos()))}."
     )
-    if unlabelled := store.count(paths.unlabelled()):
+    if unlabelled := store.count_unlabelled(paths.unlabelled()):
         print(f"{paths.shown(paths.unlabelled())} holds {unlabelled:,} unlabelled photos.")
 
 
@@ -166,14 +191,16 @@ def from_microsoft() -> None:
     paths.downloads().mkdir(exist_ok=True)
     file = paths.downloads() / name
     advice = "use a different source: kaggle, zip FILE or synthetic (see --help)"
-    fetch.fetch(url, file, check=is_zip, tries=tries, pause=pause, advice=advice)
+    fetch.fetch(url, file, check=is_archive, tries=tries, pause=pause, advice=advice)
     with removed_after_use(file):
         install("microsoft", file, MICROSOFT_SHA256 if url == MICROSOFT else None)
 
 
-def is_zip(file: Path) -> None:
-    """Raise ArchiveError unless `file` is a complete zip archive of harmless members."""
-    unpack.open_zip(file).close()
+def is_archive(file: Path) -> None:
+    """Raise ArchiveError unless `file` is a complete archive of harmless members."""
+    with archives.opened(file) as members:
+        for _ in members:
+            pass
 
 
 def from_kaggle(test_only: bool, lock: int) -> None:
@@ -185,13 +212,15 @@ def from_kaggle(test_only: bool, lock: int) -> None:
 
 
 def from_zip(file: Path) -> None:
-    """Unpack an archive of the user's, which is left alone."""
+    """Unpack an archive of the user's, or copy a folder; it is left alone."""
     try:
         install("zip", file)
-    except ArchiveError as error:
-        raise ArchiveError(
+    except DamagedError as error:
+        raise DamagedError(
             f"{error} Nothing was changed: get the archive again from where it came."
         ) from None
+    except ArchiveError as error:
+        raise ArchiveError(f"{error} Nothing was changed.") from None
 
 
 def make_synthetic() -> None:
@@ -215,22 +244,22 @@ def make_synthetic() -> None:
             "sha256": store.digest(folder),
             "bytes": sum(photo.stat().st_size for photo in photos),
             "photos": store.counts(folder),
-            "unlabelled": store.count(paths.unlabelled()),
+            "unlabelled": store.count_unlabelled(paths.unlabelled()),
         }
     )
 
 
-def check_readable(file: Path) -> None:
-    """Raise DownloadError unless `file` is a file that can be read."""
-    if not file.is_file():
+def readable(file: str | os.PathLike) -> Path:
+    """The archive or folder `file`; raises DownloadError unless it is there and can be read."""
+    try:
+        found = paths.find(file)
+    except FileNotFoundError as error:
+        raise DownloadError(f"{error}\nGive the path of an archive or a folder: zip FILE") from None
+    if not os.access(found, os.R_OK):
         raise DownloadError(
-            f"There is no file {file.absolute()}.\nGive the path of an archive: zip FILE"
+            f"{found} cannot be read.\nChange its permissions, then run this again."
         )
-    if not os.access(file, os.R_OK):
-        raise DownloadError(
-            f"The file {file.absolute()} cannot be read.\n"
-            "Change its permissions, then run this again."
-        )
+    return found
 
 
 @contextlib.contextmanager
@@ -247,12 +276,12 @@ def removed_after_use(archive: Path) -> Iterator[None]:
 
 
 def install(source: str, file: Path, sha256: str | None = None, test_only: bool = False) -> None:
-    """Unpack the archive `file` and make its photos those of the project.
+    """Unpack the archive `file`, or copy the folder, and make its photos those of the project.
 
     `sha256` is the expected checksum, if one is known; a different one is only told, as every
     photo has a checksum of its own. Errors: see `catsdogs.data.unpack.unpack`.
     """
-    found = files.sha256(file)
+    found = None if file.is_dir() else files.sha256(file)
     if sha256 and found != sha256:
         say(
             f"{file.name} is not the file that is known from this address: its SHA-256 is {found}. "
@@ -260,7 +289,7 @@ def install(source: str, file: Path, sha256: str | None = None, test_only: bool 
         )
     store.staging().mkdir()
     unpack.unpack(file, store.staging(), test_only)
-    unlabelled = store.count(paths.unlabelled()) or store.count(store.staging() / "test")
+    unlabelled = store.count_unlabelled(paths.unlabelled()) or store.count_unlabelled(store.staging() / "test")
     if test_only:
         record = {**store.read_record(), "unlabelled": unlabelled}
     else:
@@ -268,7 +297,7 @@ def install(source: str, file: Path, sha256: str | None = None, test_only: bool 
             "source": source,
             "archive": file.name,
             "sha256": found,
-            "bytes": file.stat().st_size,
+            "bytes": None if file.is_dir() else file.stat().st_size,
             "photos": store.counts(store.staging() / "PetImages"),
             "unlabelled": unlabelled,
         }
@@ -314,6 +343,8 @@ def main(
     chosen = parser.parse_args(arguments)
     if chosen.source == "drawn":  # what earlier versions called it
         chosen.source = "synthetic"
+    if chosen.source not in SOURCES and chosen.file is None and is_path(chosen.source):
+        chosen.source, chosen.file = "zip", chosen.source
     if chosen.source not in SOURCES:
         parser.error(f"the source is {chosen.source!r}; {', '.join(SOURCES)} are known")
     if chosen.source == "zip" and not chosen.file:
@@ -322,13 +353,15 @@ def main(
         parser.error(f"{chosen.source} takes no further argument, found {chosen.file!r}")
     try:
         with interruptible():
-            get(chosen.source, chosen.file and Path(chosen.file), synthetic_fallback)
+            get(chosen.source, chosen.file, synthetic_fallback)
         return 0
     except DownloadError as error:
         say(str(error))
         return error.status
     except KeyboardInterrupt:
-        say("", "Stopped. Nothing was left half-finished; run this again to resume.")
+        left = f"{paths.shown(store.staging())} could not be removed"
+        left = left if store.staging().exists() else "Nothing was left half-finished"
+        say("", f"Stopped. {left}; run this again to resume.")
         return 130
     except Exception as error:  # a sentence serves a user better than a traceback
         say(

@@ -19,3 +19,7 @@ class UnreachableError(DownloadError):
 
 class ArchiveError(DownloadError):
     """The archive cannot be used; the message says what was found and what was expected."""
+
+
+class DamagedError(ArchiveError):
+    """The archive is not as its maker left it: another copy of it may be good."""

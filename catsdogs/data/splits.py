@@ -1,6 +1,7 @@
 """The two predefined, deterministic splits into training, validation and test set."""
 
 import hashlib
+from pathlib import PurePosixPath
 
 import numpy as np
 import pandas as pd
@@ -27,7 +28,10 @@ def split_photos(table: pd.DataFrame, pairs: pd.DataFrame, split: str = "full") 
       photo it is: not on the order of files, on files that are missing, on photos that are added,
       or on how the archive was compressed. Kaggle's archive, Microsoft's and a resized one are
       split alike, so a test photo never becomes a training photo elsewhere. (A hash of the file's
-      bytes would fail at the last.)
+      bytes would fail at the last.) A photo without a number is in the validation set or in the
+      test set with a probability of 10% each, by a hash of its class and its name. Where a subset
+      would be left without cats or without dogs, as happens with a few photos, it gets one from
+      the largest.
     - ``baseline-8000``: of each class, numbers 1 to 4000 are for training and 4001 to 5000 are the
       test set, as in the baseline recipe that many repositories share; of each ten of the 8,000,
       one is held out for validation.
@@ -36,7 +40,7 @@ def split_photos(table: pd.DataFrame, pairs: pd.DataFrame, split: str = "full") 
     set: under ``full`` in that of the first of them; under ``baseline-8000``, whose test set is
     given, copies of a test photo are left out of the training and the validation set.
 
-    Raises `ValueError` for an unknown split, or if a subset would have no cats or no dogs.
+    Raises `ValueError` for an unknown split, or if a subset has no cats or no dogs.
     """
     if split not in SPLITS:
         raise ValueError(f"split {split!r} is not known: choose one of {', '.join(SPLITS)}")
@@ -45,7 +49,7 @@ def split_photos(table: pd.DataFrame, pairs: pd.DataFrame, split: str = "full") 
     rows["group"] = duplicates.group_duplicates(rows.photo, pairs)
     if split == "baseline-8000":
         rows = rows[rows.number.between(1, 5000)].reset_index(drop=True)
-    subset = _subsets(split, rows.label.to_numpy(), rows.number.to_numpy())
+    subset = _subsets(split, rows)
     if split == "baseline-8000":
         test = SUBSETS.index("test")
         kept = (subset == test) | ~rows.group.isin(rows.group[subset == test])
@@ -53,13 +57,15 @@ def split_photos(table: pd.DataFrame, pairs: pd.DataFrame, split: str = "full") 
     # Duplicates follow the first of them; groups are numbered from 0, some of them are gone.
     groups, first, of = np.unique(rows.group, return_index=True, return_inverse=True)
     subset = subset[first][of]
+    if split == "full":
+        subset = _filled(subset, rows)
     for index, name in enumerate(SUBSETS):
         for label, animal in enumerate(CLASS_NAMES):
             if not ((subset == index) & (rows.label == label)).any():
                 advice = (
                     "It needs photos numbered 1 to 5000: use 'full' with fewer."
                     if split == "baseline-8000"
-                    else "It needs at least ten consecutive numbers of each class."
+                    else "It needs at least three different photos of each class."
                 )
                 raise ValueError(
                     f"split {split!r} found no {animal} photos for {name!r} "
@@ -132,15 +138,49 @@ def fingerprint(rows: pd.DataFrame) -> str:
     return _digest(map("".join, zip(rows.photo, rows.sha256, rows.subset)))[:16]
 
 
-def _subsets(split, labels, numbers):
-    """The subset of each photo as its position in `SUBSETS`, by its class and number alone."""
+def _subsets(split, rows):
+    """The subset of each photo as its position in `SUBSETS`, by which photo it is alone."""
+    numbers = rows.number.to_numpy()
     tens, places = np.divmod(numbers, 10)
-    keys, of = np.unique(np.stack([labels, tens]), axis=1, return_inverse=True)
+    keys, of = np.unique(np.stack([rows.label, tens]), axis=1, return_inverse=True)
     # Of each ten numbers of a class, which is in the validation and which in the test set.
     val, test = np.array([_val_and_test(*key) for key in keys.T.tolist()]).reshape(-1, 2)[of].T
     if split == "baseline-8000":
         return np.select([numbers > 4000, places == val], [2, 1], 0)
+    unnumbered = numbers < 0
+    places[unnumbered] = _hashes(rows[unnumbered]) % 10
+    val[unnumbered], test[unnumbered] = 0, 1
     return np.select([places == val, places == test], [1, 2], 0)
+
+
+def _filled(subset, rows):
+    """`subset` with a group of photos moved to each one that a class is missing from.
+
+    It comes from the largest subset of that class, and is the group of the photo whose hash is the
+    lowest: this depends on no order either.
+    """
+    subset = subset.copy()
+    for label in range(len(CLASS_NAMES)):
+        for index in range(len(SUBSETS)):
+            mine = (rows.label == label).to_numpy()
+            if not mine.any() or (mine & (subset == index)).any():
+                continue
+            largest = np.bincount(subset[mine]).argmax()
+            spare = rows[mine & (subset == largest)]
+            if spare.group.nunique() > 1:
+                lowest = np.argmin(_hashes(spare))
+                subset[rows.group == spare.group.iloc[lowest]] = index
+    return subset
+
+
+def _hashes(rows):
+    """A number of 64 bits per photo, any of them equally likely, by its class and its name."""
+    described = [
+        f"{CLASS_NAMES[label]} {PurePosixPath(photo).stem.lower()}"
+        for label, photo in zip(rows.label, rows.photo)
+    ]
+    digests = [hashlib.blake2b(text.encode(), digest_size=8).digest() for text in described]
+    return np.array([int.from_bytes(digest, "big") for digest in digests], np.uint64)
 
 
 def _val_and_test(label, ten):

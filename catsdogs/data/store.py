@@ -18,15 +18,19 @@ import os
 import re
 import shutil
 import sys
+import time
 from collections.abc import Iterator
 from datetime import datetime, timezone
 from pathlib import Path
+from typing import NamedTuple
 
-from catsdogs import files, paths
+from catsdogs import CLASS_NAMES, files, names, paths
 from catsdogs.data.errors import DownloadError
+from catsdogs.text import counted, printable
 
-CLASSES = ("Cat", "Dog")
-PHOTO = re.compile(r"[0-9]+\.jpg")
+CLASSES = tuple(name.capitalize() for name in CLASS_NAMES)
+#: What no table can hold: control characters, and bytes that are no text.
+_ODD = re.compile("[\x00-\x1f\ud800-\udfff]")
 
 #: The comment near the start of each synthetic photo: it stays with the photo wherever that goes.
 SYNTHETIC_MARK = b"catsdogs: synthetic, not a photograph"
@@ -45,16 +49,43 @@ def unpacked() -> Path:
     return paths.data() / ".unpacked"
 
 
-def count(folder: Path) -> int:
-    """The number of ``N.jpg`` in `folder`; 0 if there is no such folder."""
-    if not folder.is_dir():
-        return 0
-    return sum(bool(PHOTO.fullmatch(name)) for name in os.listdir(folder))
+class Photo(NamedTuple):
+    """A photo's file: its class, its number (-1 without one) and its path below a folder."""
+
+    label: int
+    number: int
+    path: str
+
+
+def find_photos(folder: Path) -> tuple[list[Photo], list[str]]:
+    """The photos below `folder`, in order of class, number and path, and what else is there.
+
+    `catsdogs.names` says what a photo is. What else is there is a list of paths without hidden
+    files: files that are no photos, photos whose folder and name do not tell their class, and
+    names that are no text. All paths are relative, with ``/``.
+    """
+    photos, others = [], []
+    start = len(os.path.join(folder, ""))
+    for entry in names.walk(folder) if folder.is_dir() else ():
+        path = entry.path[start:].replace(os.sep, "/")
+        label = names.label(path) if names.is_photo(path) and entry.is_file() else None
+        if label is None or _ODD.search(path):
+            others.append(path)
+        else:
+            number = names.number(path)
+            photos.append(Photo(label, -1 if number is None else number, path))
+    return sorted(photos), others
+
+
+def count_unlabelled(folder: Path) -> int:
+    """The number of photos in `folder`; 0 if there is no such folder."""
+    return sum(map(names.is_photo, os.listdir(folder))) if folder.is_dir() else 0
 
 
 def counts(folder: Path) -> dict[str, int]:
     """The number of photos per class in `folder`."""
-    return {name: count(folder / name) for name in CLASSES}
+    labels = [photo.label for photo in find_photos(folder)[0]]
+    return {name: labels.count(label) for label, name in enumerate(CLASSES)}
 
 
 def in_words(photos: dict[str, int]) -> str:
@@ -65,12 +96,22 @@ def in_words(photos: dict[str, int]) -> str:
 def digest(folder: Path) -> str:
     """SHA-256 of all photos of both classes, in order of class and number."""
     total = hashlib.sha256()
-    for name in CLASSES:
-        found = [photo for photo in os.listdir(folder / name) if PHOTO.fullmatch(photo)]
-        for number in sorted(int(photo[: -len(".jpg")]) for photo in found):
-            photo = f"{name}/{number}.jpg"
-            total.update(f"{photo}\n".encode() + (folder / photo).read_bytes())
+    for photo in find_photos(folder)[0]:
+        total.update(f"{photo.path}\n".encode() + (folder / photo.path).read_bytes())
     return total.hexdigest()
+
+
+def clear_staging() -> bool:
+    """Remove `staging`; returns whether it is gone.
+
+    Threads that were writing into it when they were interrupted may do so for another moment.
+    """
+    for pause in (0, 0.1, 0.3, 1):
+        time.sleep(pause)
+        shutil.rmtree(staging(), ignore_errors=True)
+        if not staging().exists():
+            return True
+    return False
 
 
 @contextlib.contextmanager
@@ -169,6 +210,7 @@ def synthetic_untouched() -> bool:
         record.get("source") == "synthetic"
         and record["photos"] == counts(paths.photos())
         and record.get("sha256") == digest(paths.photos())
+        and not find_photos(paths.photos())[1]
     )
 
 
@@ -221,28 +263,41 @@ def needed(source: str) -> str:
     hand. Raises DownloadError if the photos that are there stand in the way of `source`.
     """
     finish()
-    shutil.rmtree(staging(), ignore_errors=True)  # what a killed run left
+    clear_staging()  # what a killed run left
     remove_empty(paths.unlabelled())
     if remove_empty(paths.photos()):
         return EVERYTHING
+    if not read_record() and all(counts(paths.photos()).values()):
+        write_record(paths.source_file(), record_by_hand())
+    return lacking(source)
+
+
+def is_read_only() -> bool:
+    """Whether there are photos in a folder that cannot be written to: they can be used all the same."""
+    return all(counts(paths.photos()).values()) and not os.access(paths.data(), os.W_OK)
+
+
+def record_by_hand() -> dict:
+    """The record of photos that are there and have none."""
+    return {
+        "source": "synthetic" if looks_synthetic() else "by hand",
+        "archive": None,
+        "sha256": None,
+        "bytes": None,
+        "photos": counts(paths.photos()),
+        "unlabelled": count_unlabelled(paths.unlabelled()),
+    }
+
+
+def lacking(source: str) -> str:
+    """As `needed`, for photos that are there; writes nothing."""
     photos, folder = counts(paths.photos()), paths.shown(paths.photos())
     if not all(photos.values()):
         raise DownloadError(
             f"{folder} holds {in_words(photos)} (Cat/N.jpg and Dog/N.jpg); at least one of each "
             "was expected. Add what is missing, or move the folder away and run this again."
         )
-    record = read_record()
-    if not record:
-        record = {
-            "source": "synthetic" if looks_synthetic() else "by hand",
-            "archive": None,
-            "sha256": None,
-            "bytes": None,
-            "photos": photos,
-            "unlabelled": count(paths.unlabelled()),
-        }
-        write_record(paths.source_file(), record)
-        record = read_record()
+    record = read_record() or record_by_hand()
     synthetic = record["source"] == "synthetic"
     if synthetic and source != "synthetic":
         if synthetic_untouched():
@@ -266,13 +321,25 @@ def needed(source: str) -> str:
 
 def describe(record: dict, photos: dict[str, int]) -> None:
     """Print which photos are there, and how their number differs from the one in `record`."""
-    folder, day = paths.shown(paths.photos()), str(record.get("finished"))[:10]
+    folder, finished = paths.shown(paths.photos()), record.get("finished")
+    day = str(finished)[:10] if finished else "day unknown"
     print(f"{folder} is there: {in_words(photos)}, source: {record['source']}, {day}.", flush=True)
+    say_others(paths.photos())
     missing = sum(max(0, record["photos"][name] - photos[name]) for name in CLASSES)
     added = sum(max(0, photos[name] - record["photos"][name]) for name in CLASSES)
     if missing or added:
         print(
             f"But {missing:,} photos are missing and {added:,} are new since {day}. "
             f"To get the complete set again, move {folder} away and run this again.",
+            file=sys.stderr,
+        )
+
+
+def say_others(folder: Path) -> None:
+    """Tell which files in `folder` are left out, if there are any."""
+    if others := find_photos(folder)[1]:
+        print(
+            f"Left out: {counted(len(others), 'file')}, no photos or with a folder and a name that "
+            f"tell neither cat nor dog, such as {printable(others[0])}.",
             file=sys.stderr,
         )
