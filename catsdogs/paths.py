@@ -112,11 +112,11 @@ def shown(path: Path) -> str:
 
 
 def find(typed: str | os.PathLike) -> Path:
-    """The file or folder that a person means by `typed`, as an absolute path.
+    """The file or folder that a person means by `typed`.
 
     ``~`` is the home folder. A relative path is looked for in the current folder, which in a
     notebook is usually the notebook's, then in ``notebooks/``, then in the project. Quotation marks
-    around it are ignored.
+    around it are ignored. The path stays relative if it is below the current folder.
 
     Raises `FileNotFoundError` with the places that were looked in.
     """
@@ -125,11 +125,11 @@ def find(typed: str | os.PathLike) -> Path:
         raise FileNotFoundError("No path was given: expected that of a file or a folder.")
     # Unlike those of Path, the functions of os.path never fail at an odd name.
     *quoted, path = dict.fromkeys(map(os.path.expanduser, [text, text.strip("\"'")]))
-    places = dict.fromkeys([Path.cwd(), PROJECT / "notebooks", PROJECT])
-    for place in places:
+    for place in (Path(), PROJECT / "notebooks", PROJECT):
         for spelling in [*quoted, path]:
             if os.path.exists(place / spelling):
                 return place / spelling
+    places = (Path.cwd(), PROJECT / "notebooks", PROJECT)
     first, *others = dict.fromkeys(str(place / path) for place in places)
     raise FileNotFoundError(
         f"There is no file or folder {first}{''.join(f', nor {other}' for other in others)}."

@@ -282,6 +282,8 @@ def test_a_photo_from_the_web(album):
     site = f"http://127.0.0.1:{server.server_port}"
     try:
         assert fetch(f"{site}/b.jpg") == (album / "b.jpg").read_bytes()
+        (album / "Félix & co.jpg").write_bytes(b"a cat")
+        assert fetch(f" {site}/Félix & co.jpg\n") == b"a cat"
         (found,) = predict_photos(load_predictor(), [("here", fetch(f"{site}/b.jpg"))])
         assert found.photo == "here" and found.label
         with pytest.raises(PhotoError, match="cannot be fetched: HTTP Error 404"):

@@ -30,10 +30,10 @@ def fill(folder, numbers=range(1, 21)):
             save_noise(folder / "PetImages" / name / f"{number}.jpg", seed=1000 * label + number)
 
 
-def fake_table(cats, dogs):
+def fake_table(cats, dogs, form="{}.jpg"):
     """A check's table of good photos with these numbers, without any files."""
     rows = [
-        (f"{name}/{number}.jpg", label, number)
+        (f"{name}/{form.format(number)}", label, number if form == "{}.jpg" else -1)
         for label, (name, numbers) in enumerate((("Cat", cats), ("Dog", dogs)))
         for number in numbers
     ]
@@ -200,6 +200,65 @@ def test_full_differs_between_cats_and_dogs_and_is_not_periodic():
     test = rows[rows.subset == "test"]
     assert set(test.number[test.label == 0]) != set(test.number[test.label == 1])
     assert len(set(test.number % 10)) == 10
+
+
+def test_full_of_photos_without_a_number_depends_on_their_names_alone():
+    table = fake_table(range(5000), range(5000), "IMG_{:04}.JPG")
+    whole = splits.split_photos(table, NO_PAIRS).set_index("photo").subset
+    shares = whole.value_counts(normalize=True)
+    assert abs(shares["val"] - 0.1) < 0.01 and abs(shares["test"] - 0.1) < 0.01
+    some = table.sample(frac=0.5, random_state=1).reset_index(drop=True)
+    part = splits.split_photos(some, NO_PAIRS).set_index("photo").subset
+    assert (part == whole[part.index]).all()
+    # Beside photos with numbers, whose subset does not change, and saved anew as PNG.
+    both = pd.concat([fake_table(range(500), range(500)), some], ignore_index=True)
+    mixed = splits.split_photos(both, NO_PAIRS).set_index("photo").subset
+    assert (mixed[part.index] == part).all()
+    numbered = splits.split_photos(fake_table(range(500), range(500)), NO_PAIRS)
+    assert (mixed[numbered.photo] == numbered.set_index("photo").subset).all()
+    png = some.assign(photo=some.photo.str.replace(".JPG", ".png"))
+    assert (splits.split_photos(png, NO_PAIRS).subset.to_numpy() == part.to_numpy()).all()
+
+
+@pytest.mark.parametrize("form", ["{}.jpg", "photo {}.jpg"])
+def test_full_of_a_few_photos_has_cats_and_dogs_in_each_subset(form):
+    for count in (3, 4, 7, 12, 24):
+        for start in (1, 700, 4321):
+            numbers = range(start, start + 7 * count, 7)
+            rows = splits.split_photos(fake_table(numbers, numbers, form), NO_PAIRS)
+            counts = rows.groupby(["label", "subset"]).size()
+            assert len(counts) == 6 and len(rows) == 2 * count
+    # Copies of one picture stay together all the same.
+    table = fake_table(range(12), range(12), form)
+    same = pairs(*itertools.pairwise(table.photo[table.label == 0][:9]))
+    rows = splits.split_photos(table, same)
+    assert len(set(rows.subset[:9])) == 1 and len(rows.groupby(["label", "subset"])) == 6
+
+
+def test_the_published_split_is_as_it_was():
+    rows = splits.split_photos(fake_table(range(12500), range(12500)), NO_PAIRS, "full")
+    assert splits.fingerprint(rows) == "3d856cbe99e1b57f"
+    rows = splits.split_photos(fake_table(range(12500), range(12500)), NO_PAIRS, "baseline-8000")
+    assert splits.fingerprint(rows) == "6e206f01d5316a9a"
+
+
+def test_every_image_in_a_class_folder_is_a_photo_and_the_rest_is_listed(empty):
+    cats = empty / "PetImages" / "Cat"
+    names = ["1.jpeg", "2.png", "3.JPG", "my Cat (70).jpg", 'a "b", c.webp', "ü.bmp"]
+    for index, name in enumerate(names):
+        save_noise(cats / name, seed=index)
+    shutil.copytree(cats, empty / "PetImages" / "dogs")
+    for name in (".DS_Store", "._1.jpg", ".ipynb_checkpoints/1.jpg", "Thumbs.db"):
+        (cats / name).parent.mkdir(exist_ok=True)
+        (cats / name).write_bytes(b"")
+    (cats / "notes.txt").write_bytes(b"")
+    (cats / "two\nlines.jpg").write_bytes(b"")
+    for _ in range(2):  # checked, then read
+        table = check.check_photos(progress=False)
+        assert sorted(table.photo[table.label == 0]) == sorted(f"Cat/{name}" for name in names)
+        assert table.number[table.photo.isin(["Cat/1.jpeg", "dogs/3.JPG"])].tolist() == [1, 3]
+        assert (table.problem == "").all() and len(table) == 12
+    assert check.left_out() == ["Cat/notes.txt", "Cat/two\nlines.jpg"]
 
 
 def test_baseline_8000():

@@ -10,6 +10,10 @@ class DownloadError(Exception):
 
     status = 1
 
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: in a notebook, the sentence is enough."""
+        return [str(self)]
+
 
 class UnreachableError(DownloadError):
     """No source answers: there is no network, or nothing at the address any more."""

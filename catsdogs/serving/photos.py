@@ -4,49 +4,35 @@ import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
+from catsdogs import names, paths
 from catsdogs.data.decode import MAX_BYTES, PhotoError, PhotoTooLarge
 from catsdogs.text import printable
 
-#: Extensions, in lower case, to look for in folders; a file that is named itself is always tried.
-EXTENSIONS = (
-    ".jpg",
-    ".jpeg",
-    ".jpe",
-    ".jfif",
-    ".png",
-    ".gif",
-    ".bmp",
-    ".webp",
-    ".avif",
-    ".tif",
-    ".tiff",
-    ".heic",
-    ".heif",
-)
 
+def find_photos(given: str | os.PathLike | Iterable[str | os.PathLike]) -> Iterator[Path]:
+    """The photos that `given` names, one path or several: files as they are, folders searched.
 
-def find_photos(given: Iterable[str | os.PathLike]) -> Iterator[Path]:
-    """The photos that `given` names: files as they are, folders searched recursively.
-
-    Photos of a folder are sorted by path. A folder that cannot be read is yielded itself, so that
-    reading it as a photo reports why.
+    Photos of a folder, at any depth and without hidden ones, are sorted by path;
+    `catsdogs.names.is_photo` says what a photo is, and a file that is named itself is always one.
+    A path is looked for by `catsdogs.paths.find`. What does not exist, or is a folder that cannot
+    be read, is yielded itself, so that reading it as a photo reports why.
     """
-    for path in map(Path, given):
-        # os.path's functions do not raise where a folder may not be entered or a name is too long.
-        if not os.path.isdir(path):
-            yield path
+    for path in [given] if isinstance(given, (str, os.PathLike)) else given:
+        try:
+            found = paths.find(path)
+        except FileNotFoundError:
+            yield Path(path)
             continue
-        found = []
-        for folder, _, names in os.walk(
-            path, onerror=lambda error: found.append(Path(error.filename))
-        ):
-            files = (
-                Path(folder, name)
-                for name in names
-                if os.path.splitext(name)[1].lower() in EXTENSIONS
-            )
-            found += [file for file in files if os.path.isfile(file) or not os.path.exists(file)]
-        yield from sorted(found)
+        if not os.path.isdir(found):
+            yield found
+            continue
+        unreadable: list[Path] = []
+        inside = [
+            Path(entry.path)
+            for entry in names.walk(found, lambda error: unreadable.append(Path(error.filename)))
+            if names.is_photo(entry.name) and (entry.is_file() or not os.path.exists(entry.path))
+        ]
+        yield from sorted(inside + unreadable)
 
 
 def fetch(address: str, *, seconds: float = 20) -> bytes:
@@ -60,16 +46,16 @@ def fetch(address: str, *, seconds: float = 20) -> bytes:
     import urllib.error
     import urllib.request
 
+    from catsdogs.data.fetch import make_request
+
+    address = address.strip()
     if not address.lower().startswith(("http://", "https://")):
         raise PhotoError(
             f"{printable(address)}: expected an address that begins with http:// or https://"
         )
     try:
-        # Some sites refuse requests without a browser's User-Agent.
-        request = urllib.request.Request(
-            address, headers={"User-Agent": "Mozilla/5.0 (compatible; catsdogs)"}
-        )
-        with urllib.request.urlopen(request, timeout=seconds) as response:
+        # Blanks and letters of all alphabets are encoded there.
+        with urllib.request.urlopen(make_request(address), timeout=seconds) as response:
             content, deadline = b"", time.monotonic() + seconds
             while len(content) <= MAX_BYTES and (part := response.read1(1 << 16)):
                 content += part
