@@ -9,6 +9,8 @@ A model is a folder: the network in every format it was exported to, and its run
 folder in ``models/runs/``.
 """
 
+from __future__ import annotations
+
 import os
 import re
 from pathlib import Path

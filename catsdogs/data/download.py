@@ -88,8 +88,8 @@ def download(
     if isinstance(source, os.PathLike):
         get("zip", source, synthetic_fallback)
         return
-    name, *file = source.split(None, 1) if isinstance(source, str) else [""]
-    if name not in SOURCES and is_path(source):
+    name, *file = str(source).split(None, 1) or [""]
+    if name not in (*SOURCES, "drawn") and is_path(str(source)):
         name, file = "zip", [source]
     name = "synthetic" if name == "drawn" else name  # its name in earlier versions
     if name not in SOURCES or bool(file) != (name == "zip"):
