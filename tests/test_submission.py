@@ -36,6 +36,39 @@ def test_photos_are_in_the_order_of_their_numbers(files):
     ]
 
 
+def test_ids_of_the_sample_without_a_photo_are_in_the_submission(files, empty):
+    (empty / "test" / "2.jpg").unlink()
+    (empty / "test" / "7.jpg").mkdir()
+    named = submission.photos(sample(empty, [7, 2, 1]))
+    assert [(number, path.name) for number, path in named.items()] == [
+        (7, "7.jpg"),
+        (2, "2.jpg"),
+        (1, "1.jpg"),
+    ]
+    problems = submission.problems(named.values(), np.array([np.nan, np.nan, 0.5]))
+    assert list(problems.values()) == ["a folder, not a photo", "no such file"]
+    made = submission.table(REDUX, named, [np.nan, np.nan, 0.2], clip=1e-3)
+    assert made.values.tolist() == [[7, 0.5], [2, 0.5], [1, 0.2]]
+    submission.write(REDUX, made, empty / "submission.csv", empty / "sample_submission.csv")
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (None, "cannot be read .*No such file.* expected the competition's"),
+        (b"", "cannot be read .*expected the competition's"),
+        (b"PK\x03\x04\xff\xfe", "cannot be read"),
+        (b"<html>not found</html>", "has the columns"),
+        (b"id,label\none,0.5\n", "expected id, a number"),
+    ],
+)
+def test_a_sample_that_is_none_is_refused_in_a_sentence(files, empty, content, says):
+    if content is not None:
+        (empty / "sample_submission.csv").write_bytes(content)
+    with pytest.raises(ValueError, match=says):
+        submission.photos(empty / "sample_submission.csv")
+
+
 def test_without_photos_it_says_how_to_get_them(empty):
     with pytest.raises(FileNotFoundError, match="download_data.sh kaggle"):
         submission.photos()
@@ -109,19 +142,26 @@ def test_photos_on_disk_get_the_predictions_of_the_same_photos_in_their_split(ru
     np.testing.assert_allclose(averages, submission.average_subset(ensemble, "test")[1], atol=1e-5)
 
 
-def test_a_damaged_photo_is_named_and_the_others_are_predicted(runs, tmp_path):
+def test_photos_that_cannot_be_decoded_are_named_and_the_others_are_predicted(runs, tmp_path):
     album = tmp_path / "album"
     album.mkdir()
-    photos = [album / f"{number}.jpg" for number in (1, 2, 3)]
+    photos = [album / f"{number}.jpg" for number in range(1, 8)]
     for photo, source in zip(photos, submission.stand_ins().values()):
         photo.write_bytes(source.read_bytes())
     whole = submission.average(submission.Ensemble(tuple(runs)), photos)
     photos[1].write_bytes(b"no photo")
+    photos[2].write_bytes(photos[0].read_bytes()[:1000])
+    photos[3].write_bytes(b"")
+    photos[4].unlink()
+    photos[5].unlink()
+    photos[5].mkdir()
     found = submission.average(submission.Ensemble(tuple(runs)), photos)
-    assert list(np.isnan(found)) == [False, True, False]
-    np.testing.assert_allclose(found[[0, 2]], whole[[0, 2]], atol=1e-5)
-    (photo, problem), *others = submission.problems(photos, found).items()
-    assert photo == photos[1] and "no photo" in problem and not others
+    assert list(np.isnan(found)) == [False, True, True, True, True, True, False]
+    np.testing.assert_allclose(found[[0, 6]], whole[[0, 6]], atol=1e-5)
+    problems = submission.problems(photos, found)
+    assert list(problems) == photos[1:6]
+    said = ("no photo", "truncated", "empty file", "no such file", "a folder")
+    assert all(words in problem for words, problem in zip(said, problems.values()))
 
 
 def test_the_best_ensemble_is_chosen_on_the_validation_set(runs):

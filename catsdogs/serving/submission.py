@@ -49,20 +49,42 @@ class Ensemble:
     flip: bool = False
 
 
-def photos() -> dict[int, Path]:
+def photos(sample: Path | None = None) -> dict[int, Path]:
     """Kaggle's unlabelled photos, ``data/test/N.jpg``, by N and in ascending order.
 
-    Raises `FileNotFoundError`, with what to do, where there are none.
+    With `sample`, the competition's own sample file: one path for each of its ids and in its order,
+    whether the photo is there or not.
+
+    Raises `FileNotFoundError`, with what to do, where there are none, and what `read_sample` does.
     """
-    found = {
-        int(path.stem): path for path in paths.unlabelled().glob("*.jpg") if path.stem.isdecimal()
-    }
+    folder = paths.unlabelled()
+    found = {int(path.stem): path for path in folder.glob("*.jpg") if path.stem.isdecimal()}
     if not found:
         raise FileNotFoundError(
-            f"no photos in {paths.shown(paths.unlabelled())}: expected N.jpg. "
+            f"no photos in {paths.shown(folder)}: expected N.jpg. "
             "Run ./download_data.sh kaggle, or ./download_data.sh zip with Kaggle's archive."
         )
-    return dict(sorted(found.items()))
+    ids = sorted(found) if sample is None else read_sample(sample).id
+    return {number: found.get(number, folder / f"{number}.jpg") for number in ids}
+
+
+def read_sample(path: Path) -> pd.DataFrame:
+    """A competition's sample file: columns ``id`` and ``label``.
+
+    Raises `ValueError` where there is none, or a different file.
+    """
+    try:
+        sample = pd.read_csv(path)
+    except (OSError, ValueError) as error:  # not there, no text, or no table
+        raise ValueError(
+            f"the sample file {paths.shown(path)} cannot be read ({error}): expected the "
+            "competition's sample_submission.csv, which comes with its data"
+        ) from None
+    if list(sample.columns) != ["id", "label"] or not pd.api.types.is_integer_dtype(sample.id):
+        raise ValueError(
+            f"the sample has the columns {list(sample.columns)}: expected id, a number, and label"
+        )
+    return sample
 
 
 def stand_ins(split: str = "full") -> dict[int, Path]:
@@ -122,13 +144,20 @@ def predict(name: str, photos: Sequence[Path], *, flip: bool) -> np.ndarray:
     folder = Path(os.path.commonpath([photo.parent for photo in photos]))
     values = features.compute_all(
         [str(photo.relative_to(folder)) for photo in photos],
-        [files.sha256(photo) for photo in photos],
+        [_sha256(photo) for photo in photos],
         p["NETWORKS"],
         flip=p["FLIP_TTA"],
         folder=folder,
         errors="nan",
     )
     return transfer.predict(model, values)
+
+
+def _sha256(photo):
+    try:
+        return files.sha256(photo)
+    except OSError:  # gone, a folder, or not readable: that is found when it is decoded
+        return ""
 
 
 def problems(photos: Iterable[Path], probabilities: np.ndarray) -> dict[Path, str]:
@@ -267,8 +296,6 @@ def check(competition: str, submission: pd.DataFrame, sample: pd.DataFrame | Non
         raise ValueError(f"labels such as {between.iloc[0]}: {competition} takes 0 or 1")
     if sample is None:
         return
-    if list(sample.columns) != list(submission.columns):
-        raise ValueError(f"the sample has the columns {list(sample.columns)}: expected id, label")
     missing, extra = set(sample.id) - set(submission.id), set(submission.id) - set(sample.id)
     if missing or extra:
         raise ValueError(
@@ -286,7 +313,7 @@ def write(
 
     Where the check fails, `path` is left as it was.
     """
-    expected = pd.read_csv(sample) if sample else None
+    expected = read_sample(sample) if sample else None
     with files.replacing(path) as partial:
         submission.to_csv(partial, index=False, lineterminator="\n")
         check(competition, pd.read_csv(partial), expected)
