@@ -1,5 +1,7 @@
 """Every exported format predicts what the model predicts, and describes itself."""
 
+import base64
+import hashlib
 import http.server
 import json
 import os
@@ -239,11 +241,14 @@ def npm(tmp_path, monkeypatch):
     for name in static_site.ORT_WEB_FILES:
         (tmp_path / "package" / "dist").mkdir(parents=True, exist_ok=True)
         (tmp_path / "package" / "dist" / name).write_text(name)
+    package = folder / "onnxruntime-web-1.tgz"
+    subprocess.run(["tar", "czf", package, "-C", tmp_path, "package"], check=True)
     (folder / "npm").write_text(
-        f'#!/bin/sh\n[ "$3" = {static_site.ORT_WEB} ] || exit 9\n'
-        f"tar czf onnxruntime-web-1.tgz -C {tmp_path} package\n"
+        f'#!/bin/sh\n[ "$3" = {static_site.ORT_WEB} ] || exit 9\ncp {package} .\n'
     )
     (folder / "npm").chmod(0o755)
+    checksum = base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
+    monkeypatch.setattr(static_site, "ORT_WEB_INTEGRITY", f"sha512-{checksum}")
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}{os.environ['PATH']}")
 
 
@@ -261,9 +266,13 @@ def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
             "browser.js",
             "decode.js",
             "resize.js",
+            "start.js",
             "model.onnx",
             "model.json",
-            *(f"ort/{name}" for name in static_site.ORT_WEB_FILES),
+            # No .mjs, which many web servers do not know.
+            "ort/ort.wasm.min.js",
+            "ort/ort-wasm-simd-threaded.js",
+            "ort/ort-wasm-simd-threaded.wasm",
         ]
     )
     page = (folder / "index.html").read_text()
@@ -281,6 +290,13 @@ def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
         INCLUDED / "two-conv" / "model.onnx"
     ).read_bytes()
     assert [path.name for path in tmp_path.iterdir() if path.name.startswith(".")] == []
+
+
+def test_a_package_that_is_not_the_expected_one_is_refused(tmp_path, npm, monkeypatch):
+    monkeypatch.setattr(static_site, "ORT_WEB_INTEGRITY", "sha512-of-another")
+    with pytest.raises(ModelError, match="checksum is not that of onnxruntime-web"):
+        static_site.build(INCLUDED / "two-conv" / "model.onnx", tmp_path / "site")
+    assert not (tmp_path / "site").exists()
 
 
 def test_a_folder_with_anything_else_is_left_alone(tmp_path, npm):

@@ -1,6 +1,9 @@
 """The web page in a real browser, in both deployments: the HTTP service and the static site."""
 
 import base64
+import contextlib
+import csv
+import http.server
 import importlib.util
 import io
 import json
@@ -11,6 +14,7 @@ import socket
 import subprocess
 import sys
 import tempfile
+import threading
 import time
 import urllib.error
 import urllib.request
@@ -467,6 +471,111 @@ def test_names_of_files_are_not_html(deployment, open_page, photo):
     (card,) = choose(page, as_file(name, saved(photo, "JPEG")))
     assert card.locator(".name").inner_text() == name
     assert page.locator("img[src=x]").count() == 0 and page.locator(".card img").count() == 1
+
+
+@contextlib.contextmanager
+def odd_server(folder, *, types=None, statuses=None):
+    """The address of a web server with other content types by suffix, and statuses by path."""
+
+    class Handler(http.server.SimpleHTTPRequestHandler):
+        extensions_map = http.server.SimpleHTTPRequestHandler.extensions_map | (types or {})
+
+        def do_GET(self):  # noqa: N802 (its name in the standard library)
+            status = (statuses or {}).get(self.path)
+            self.send_error(status) if status else super().do_GET()
+
+        def log_message(self, *_):
+            pass
+
+    server = http.server.ThreadingHTTPServer(
+        ("127.0.0.1", 0), lambda *arguments: Handler(*arguments, directory=folder)
+    )
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    yield f"http://127.0.0.1:{server.server_port}/"
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture(scope="session")
+def site(exported, static):
+    return exported / "site" / "some" / "where"
+
+
+@pytest.mark.parametrize("type", ["application/octet-stream", "text/plain"])
+def test_the_static_site_works_on_servers_that_do_not_know_its_files(site, open_page, photo, type):
+    suffixes = (".mjs", ".wasm", ".onnx", ".json")
+    with odd_server(site, types=dict.fromkeys(suffixes, type)) as address:
+        probability(choose(open_page(address), as_file("a.jpg", saved(photo, "JPEG")))[0])
+
+
+WASM = "ort/ort-wasm-simd-threaded.wasm"
+
+
+@pytest.mark.parametrize(
+    ("odd", "reason"),
+    [
+        ({"statuses": {"/model.onnx": 404}}, "the web server has no model.onnx (status 404)"),
+        ({"statuses": {f"/{WASM}": 403}}, f"responded with status 403 for {WASM}"),
+        ({"statuses": {"/decode.js": 404}}, "the web server has no decode.js (status 404)"),
+        ({"statuses": {"/page.js": 500}}, "responded with status 500 for page.js"),
+        ({"types": {".js": "text/plain"}}, "sends page.js as text/plain, and browsers run"),
+    ],
+)
+def test_what_fails_while_the_static_site_loads_is_named(site, chromium, odd, reason):
+    with odd_server(site, **odd) as address:
+        assert reason in failure(chromium, address)
+
+
+def test_without_webassembly_and_from_a_file_the_page_says_so(site, chromium, static):
+    said = failure(chromium, static, "delete globalThis.WebAssembly")
+    assert "this browser has no WebAssembly" in said
+    assert "opened as a file" in failure(chromium, (site / "index.html").as_uri())
+
+
+def failure(chromium, address, script=""):
+    with chromium.new_context() as context:
+        page = context.new_page()
+        page.add_init_script(script)
+        page.goto(address)
+        return page.locator("#progress.wrong").inner_text(timeout=60_000)
+
+
+def test_the_predictions_are_counted_and_can_be_downloaded(deployment, open_page, photo):
+    page = open_page(deployment)
+    names = ["a.jpg", '=HYPERLINK("http://x","y").jpg', "@b, c.jpg", "Félix.jpg"]
+    files = [as_file(name, saved(photo, "JPEG")) for name in names]
+    choose(page, files[0])
+    assert page.locator("#summary").is_hidden()  # a card says all there is to say
+    cards = choose(page, *files[1:], as_file("+.jpg", b"no photo"))
+    finished(page, 5)
+    label = cards[0].get_attribute("data-label")
+    assert page.locator("#summary").inner_text() == f"Of 5 photos: 4 {label}, 1 not read"
+
+    with page.expect_download() as download:
+        page.get_by_role("button", name="Download CSV").click()
+    assert download.value.suggested_filename == "predictions.csv"
+    text = Path(download.value.path()).read_text(encoding="utf-8-sig")
+    rows = {row["photo"]: row for row in csv.DictReader(io.StringIO(text, newline=""))}
+    # Spreadsheets would run the names that begin with =, @ and + as formulas.
+    assert set(rows) == {"a.jpg", "'" + names[1], "'@b, c.jpg", "Félix.jpg", "'+.jpg"}
+    row = rows["Félix.jpg"]
+    assert row["label"] == label and row["error"] == ""
+    assert float(row["probability"]) == pytest.approx(probability(cards[0]), abs=1e-6)
+    assert 0.5 <= float(row["confidence"]) <= 1
+    assert rows["'+.jpg"]["label"] == "" and rows["'+.jpg"]["error"].startswith("No photo")
+
+
+def test_a_long_reason_stays_within_its_card(server, open_page, photo):
+    page = open_page(server, viewport={"width": 390, "height": 844})
+    reason = "could-not-be-read_" * 30
+    page.route("**/predict*", lambda route: route.fulfill(status=422, json={"detail": reason}))
+    (card,) = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    why = card.locator(".why")
+    assert reason.lower() in why.inner_text().lower()
+    assert why.evaluate("(element) => element.scrollWidth <= element.clientWidth")
+    box, outer = why.bounding_box(), card.bounding_box()
+    assert outer["x"] <= box["x"] and box["x"] + box["width"] <= outer["x"] + outer["width"]
+    assert page.evaluate("document.documentElement.scrollWidth") <= 390
 
 
 def test_photos_do_not_leave_the_device(static, open_page, photo):

@@ -1,6 +1,7 @@
 """The HTTP service: a FastAPI app that classifies photos with ONNX Runtime, and its web page."""
 
 import logging
+import mimetypes
 import os
 import signal
 import socket
@@ -21,6 +22,8 @@ from catsdogs.serving.models import find_model, where
 from catsdogs.serving.predictor import Predictor, load_predictor
 
 WEB = Path(__file__).parent / "web"
+# Windows may know .js as text/plain, which browsers do not run.
+mimetypes.add_type("text/javascript", ".js")
 
 #: Sent with every response: the page loads nothing from, and sends nothing to, another site, and
 #: no other site may frame it.

@@ -1,5 +1,7 @@
 """Build the static site: the web page with the ONNX model, which runs in the visitor's browser."""
 
+import base64
+import hashlib
 import json
 import os
 import shutil
@@ -11,9 +13,19 @@ from pathlib import Path
 from catsdogs import paths
 from catsdogs.serving.predictor import ModelError, load_predictor
 
-#: ONNX Runtime Web, as the npm registry names it, and the files of it that the page loads.
+#: ONNX Runtime Web, as the npm registry names it, and the checksum of its package in npm's form.
 ORT_WEB = "onnxruntime-web@1.30.0"
-ORT_WEB_FILES = ("ort.wasm.min.mjs", "ort-wasm-simd-threaded.mjs", "ort-wasm-simd-threaded.wasm")
+ORT_WEB_INTEGRITY = (
+    "sha512-q0y+JrrtukXSzsBWEMccVfqX25LRmosXHF+CaRJmg8pZ"
+    "ClzcV7svNc4rKY3jL02Vb7QmRMDs1SigqR4CXAfKYQ=="
+)
+#: The files of it that the page loads, and their names there: to many web servers, .mjs is unknown,
+#: and browsers run a module only if its content type is that of JavaScript.
+ORT_WEB_FILES = {
+    "ort.wasm.min.mjs": "ort.wasm.min.js",
+    "ort-wasm-simd-threaded.mjs": "ort-wasm-simd-threaded.js",
+    "ort-wasm-simd-threaded.wasm": "ort-wasm-simd-threaded.wasm",
+}
 
 _WEB = Path(__file__).parent / "web"
 
@@ -84,8 +96,14 @@ def _fetch_ort(target, scratch):
         raise ModelError(
             f"npm could not fetch {ORT_WEB} ({last[:200]}): check the network connection"
         )
+    checksum = base64.b64encode(hashlib.sha512(package.read_bytes()).digest()).decode()
+    if f"sha512-{checksum}" != ORT_WEB_INTEGRITY:
+        raise ModelError(
+            f"npm fetched a package whose checksum is not that of {ORT_WEB}: sha512-{checksum}. "
+            "Check which registry npm uses, and try again"
+        )
     target.mkdir()
-    with tarfile.open(package) as archive:  # npm has checked it against the registry's checksum
-        for name in ORT_WEB_FILES:
+    with tarfile.open(package) as archive:
+        for name, name_here in ORT_WEB_FILES.items():
             with archive.extractfile(f"package/dist/{name}") as file:
-                (target / name).write_bytes(file.read())
+                (target / name_here).write_bytes(file.read())

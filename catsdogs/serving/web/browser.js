@@ -1,20 +1,17 @@
 /** The classifier of the static site: ONNX Runtime Web runs the network in the browser, and no photo leaves the device. */
 
-import * as ort from './ort/ort.wasm.min.mjs';
 import { decode, PhotoError } from './decode.js';
 
-const here = (name) => new URL(name, import.meta.url).href;
-
-// More threads would need shared memory, which browsers grant only to pages served with headers that most web servers do
-// not send.
-ort.env.wasm.numThreads = 1;
-ort.env.wasm.wasmPaths = here('./ort/');
+const { LoadError, load, importPart, address } = globalThis.parts;
+let ort;
 
 /** `about` describes the model; `classify` returns a prediction, or an `error` in words, for each file. */
 export default async function createClassifier() {
-  const settings = await (await load('model.json')).json();
+  if (!globalThis.WebAssembly) throw new LoadError('this browser has no WebAssembly, or it is turned off');
+  const settings = await loadSettings();
+  await loadRuntime();
   const model = await (await load(settings.file)).arrayBuffer();
-  const session = await ort.InferenceSession.create(model, { executionProviders: ['wasm'] });
+  const session = await started(model);
   return {
     about: settings.about,
     privacy: 'Photos never leave this device: the network runs in your browser.',
@@ -27,10 +24,37 @@ export default async function createClassifier() {
   };
 }
 
-async function load(name) {
-  const response = await fetch(here(name));
-  if (!response.ok) throw new Error(`${name}: the web server responded with ${response.status}`);
-  return response;
+async function loadSettings() {
+  const response = await load('model.json');
+  try {
+    return await response.json();
+  } catch {
+    throw new LoadError('the web server sends something else in place of model.json');
+  }
+}
+
+/** ONNX Runtime Web. Its modules are named .js and its WebAssembly is fetched here: many servers know no .mjs and .wasm. */
+async function loadRuntime() {
+  const glue = 'ort/ort-wasm-simd-threaded.js';
+  const binary = 'ort/ort-wasm-simd-threaded.wasm';
+  ort = await importPart('ort/ort.wasm.min.js');
+  await importPart(glue); // ONNX Runtime imports it again, but would not say why it cannot
+  const bytes = new Uint8Array(await (await load(binary)).arrayBuffer());
+  if (String.fromCharCode(...bytes.subarray(0, 4)) !== '\0asm') {
+    throw new LoadError(`the web server sends something else in place of ${binary}`);
+  }
+  // More threads would need shared memory, which browsers grant only to pages served with headers that most web servers
+  // do not send.
+  Object.assign(ort.env.wasm, { numThreads: 1, wasmPaths: { mjs: address(glue) }, wasmBinary: bytes });
+}
+
+async function started(model) {
+  try {
+    return await ort.InferenceSession.create(model, { executionProviders: ['wasm'] });
+  } catch (error) {
+    console.error(error);
+    throw new LoadError(`this browser could not start the network (${error.message})`);
+  }
 }
 
 async function predict(session, settings, file) {

@@ -133,7 +133,8 @@ function show(card, prediction) {
     return;
   }
   const percent = wholePercent(prediction.confidence);
-  Object.assign(card.dataset, { state: 'done', label: prediction.label, probability: prediction.probability });
+  const { label, probability, confidence } = prediction;
+  Object.assign(card.dataset, { state: 'done', label, probability, confidence });
   find('.word', card).textContent = WORDS[prediction.label];
   find('.percent', card).textContent = `${percent}% confidence`;
   find('.meter', card).setAttribute('aria-valuenow', percent);
@@ -183,22 +184,30 @@ function showProgress() {
   const total = done + queue.length + cards.querySelectorAll('[data-state=classifying]').length;
   const busy = total > done;
   find('#bar').hidden = !busy || !classifier;
+  find('#summary').textContent = summary([...cards.children]);
+  find('#summary').hidden = cards.children.length < 2;
   if (!classifier) return;
   find('#progress').textContent = busy && total > 1 ? `${done} of ${total} photos classified` : busy ? 'Classifying…' : '';
   find('#bar').max = total || 1;
   find('#bar').value = done;
 }
 
-function announce(batch) {
-  if (batch.length > 3) {
-    const count = (label) => batch.filter((card) => card.dataset.label === label).length;
-    const failed = batch.filter((card) => card.dataset.state === 'failed').length;
-    say(`${batch.length} photos: ${count('dog')} dogs, ${count('cat')} cats, ${count('unsure')} unsure, `
-      + `${failed} without a prediction.`);
-  } else {
-    say(batch.map((card) => ['.name', '.word', '.percent', '.why'].map((part) => find(part, card).textContent)
-      .filter(Boolean).join(', ')).join('; '));
+/** For example, "Of 40 photos: 21 cat, 15 dog, 3 unsure, 1 not read". */
+function summary(some) {
+  const counts = { cat: 0, dog: 0, unsure: 0, 'not read': 0, 'not classified': 0, queued: 0 };
+  for (const card of some) {
+    const { state, label } = card.dataset;
+    const failed = find('.again', card).hidden ? 'not read' : 'not classified'; // the latter can be tried again
+    counts[state === 'done' ? label : state === 'failed' ? failed : 'queued'] += 1;
   }
+  const found = Object.entries(counts).filter(([, count]) => count);
+  return `Of ${some.length} photos: ${found.map(([name, count]) => `${count} ${name}`).join(', ')}`;
+}
+
+function announce(batch) {
+  say(batch.length > 3 ? `${summary(batch)}.` : batch.map(
+    (card) => ['.name', '.word', '.percent', '.why'].map((part) => find(part, card).textContent).filter(Boolean).join(', '),
+  ).join('; '));
 }
 
 /** For screen readers: what is visible on the page already. */
@@ -217,6 +226,29 @@ function toggleHeatmap() {
   cards.classList.toggle('heatmap', find('#heatmap').checked);
 }
 
+find('#csv').addEventListener('click', () => {
+  const rows = [['photo', 'label', 'probability', 'confidence', 'error']];
+  for (const card of cards.querySelectorAll('[data-state=done], [data-state=failed]')) {
+    const { state, label, probability, confidence } = card.dataset;
+    const found = state === 'done' ? [label, decimals(probability), decimals(confidence), ''] : ['', '', '', find('.why', card).textContent];
+    rows.push([find('.name', card).textContent, ...found]);
+  }
+  // The mark in front tells spreadsheets that it is UTF-8.
+  const text = '\ufeff' + rows.map((row) => `${row.map(cell).join(',')}\r\n`).join('');
+  const link = Object.assign(document.createElement('a'), { download: 'predictions.csv' });
+  link.href = URL.createObjectURL(new Blob([text], { type: 'text/csv' }));
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000); // the browser may still be asking where to save it
+});
+
+const decimals = (share) => Number(share).toFixed(6);
+
+/** A cell of a CSV file. Text that a spreadsheet would run as a formula, such as a file's name may be, begins with '. */
+function cell(text) {
+  const safe = /^[\s]*[=+\-@\uff1d\uff0b\uff0d\uff20]|^[\t\r\n]/.test(text) ? `'${text}` : text;
+  return /[",\r\n]/.test(safe) ? `"${safe.replaceAll('"', '""')}"` : safe;
+}
+
 find('#clear').addEventListener('click', () => {
   for (const image of cards.querySelectorAll('img')) URL.revokeObjectURL(image.src);
   cards.replaceChildren();
@@ -233,7 +265,7 @@ find('#clear').addEventListener('click', () => {
 toggleHeatmap();
 find('#progress').textContent = 'Loading the network…';
 try {
-  const { default: createClassifier } = await import('./' + document.body.dataset.classifier);
+  const { default: createClassifier } = await globalThis.parts.importPart(document.body.dataset.classifier, 'decode.js', 'resize.js');
   classifier = await createClassifier();
   find('#about').textContent = classifier.about;
   find('#privacy').textContent = classifier.privacy;
@@ -241,6 +273,6 @@ try {
   work();
 } catch (error) {
   console.error(error);
-  notice('The network could not be loaded. Check that you are online, and reload the page.');
+  notice(`The network could not be loaded: ${error.message}. Reload the page to try again.`);
   find('#progress').classList.add('wrong');
 }
