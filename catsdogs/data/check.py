@@ -11,13 +11,16 @@ import pandas as pd
 from PIL import ImageOps
 from tqdm.auto import tqdm
 
-from catsdogs import paths
+from catsdogs import CLASS_NAMES, paths
 from catsdogs.data import store, tables
 from catsdogs.data.decode import PhotoError, read_image
 from catsdogs.parallel import map_in_threads
+from catsdogs.text import counted, printable
 
 #: Raise when a column's meaning changes, so that tables of an older kind are made anew.
 _VERSION = 3
+#: From how many times as many photos of one class as of the other on `notes` says so.
+IMBALANCE = 1.5
 #: The columns of the table and their types: what a directory listing tells of a file ...
 _LISTED = {"photo": str, "label": "int64", "number": "int64", "bytes": "int64", "modified": "int64"}
 #: ... and what decoding it tells.
@@ -106,6 +109,28 @@ def left_out(folder: Path | None = None) -> list[str]:
     that operating systems put beside photos, are not listed.
     """
     return store.find_photos(Path(folder or paths.photos()))[1]
+
+
+def notes(table: pd.DataFrame) -> list[str]:
+    """What is worth knowing of the photos in `check_photos`' table, one sentence each.
+
+    That is files that were left out, and classes of unequal size; most often nothing.
+    """
+    found = []
+    if others := left_out():
+        found.append(
+            f"Left out: {counted(len(others), 'file')}, no photos or with a folder and a name that "
+            f"tell neither cat nor dog, such as {printable(others[0])}."
+        )
+    counts = np.bincount(table.label[table.problem == ""], minlength=len(CLASS_NAMES))
+    if counts.max() > IMBALANCE * counts.min():
+        (few, many), (rare, usual) = sorted(counts), [CLASS_NAMES[i] for i in np.argsort(counts)]
+        found.append(
+            f"The classes are imbalanced: {counted(many, usual)} and {counted(few, rare)}. A "
+            f"network that always predicts {usual} has an accuracy of {many / counts.sum():.0%}: "
+            "compare with that, not with 50%, and set CLASS_WEIGHT = \"balanced\" in notebook 02."
+        )
+    return found
 
 
 def _list_files(folder) -> Iterator[tuple]:
