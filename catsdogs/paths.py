@@ -25,7 +25,7 @@ RECORD_FILE = "record.json"
 
 def data() -> Path:
     """The folder of the photos and of everything computed from them."""
-    return Path(os.environ.get("CATSDOGS_DATA") or PROJECT / "data").expanduser().resolve()
+    return _folder("CATSDOGS_DATA", PROJECT / "data")
 
 
 def photos() -> Path:
@@ -70,7 +70,7 @@ def included() -> Path:
 
 def runs() -> Path:
     """What training writes: one folder per run, and the checkpoints of unfinished runs."""
-    return Path(os.environ.get("CATSDOGS_RUNS") or included() / "runs").expanduser().resolve()
+    return _folder("CATSDOGS_RUNS", included() / "runs")
 
 
 def checkpoints() -> Path:
@@ -136,3 +136,9 @@ def find(typed: str | os.PathLike) -> Path:
     raise FileNotFoundError(
         f"There is no file or folder {first}{''.join(f', nor {other}' for other in others)}."
     )
+
+
+def _folder(variable, default):
+    """The folder that an environment variable names, as an absolute path, or else `default`."""
+    # Path.expanduser fails where there is no such user; a folder may well be called ~x.
+    return Path(os.path.expanduser(os.environ.get(variable) or default)).resolve()

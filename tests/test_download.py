@@ -449,7 +449,9 @@ def test_many_starts_at_once(data, server):
     [
         ("CATSDOGS_TRIES", "abc"),
         ("CATSDOGS_TRIES", "0"),
+        ("CATSDOGS_TRIES", "-1"),
         ("CATSDOGS_TRIES", "2.5"),
+        ("CATSDOGS_TRIES", "9999999"),
         ("CATSDOGS_PAUSE", "-1"),
         ("CATSDOGS_PAUSE", "nan"),
         ("CATSDOGS_PAUSE", "a while"),
@@ -460,6 +462,12 @@ def test_settings_that_are_no_numbers(data, server, name, value):
     assert wrong.returncode == 1 and f"{name} is {value!r}" in wrong.stderr
     assert "was expected" in wrong.stderr and not server.ranges
     assert_nothing(data)
+
+
+def test_a_home_of_nobody_is_a_folder_like_any_other(data, tmp_path):
+    file = write_zip(data, zipped(MICROSOFT))
+    assert download(data, "zip", file, cwd=tmp_path, CATSDOGS_DATA="~nobody-at-all").returncode == 0
+    assert_real(tmp_path / "~nobody-at-all", "zip")
 
 
 def test_an_address_that_makes_no_sense(data):
@@ -1072,6 +1080,75 @@ def test_sigterm_while_unpacking(data):
     assert_nothing(data)
 
 
+def test_threads_that_still_write_do_not_keep_the_staging_folder(data):
+    """As those that generate synthetic photos do for a moment after an interruption."""
+    folder, end = store.staging() / "PetImages", time.monotonic() + 0.25
+    folder.mkdir(parents=True)
+
+    def write():
+        while time.monotonic() < end:
+            with contextlib.suppress(OSError):
+                folder.mkdir(parents=True, exist_ok=True)
+                (folder / f"{time.monotonic_ns()}.jpg").write_bytes(b"")
+
+    threads = [threading.Thread(target=write) for _ in range(3)]
+    for thread in threads:
+        thread.start()
+    assert store.clear_staging() and not store.staging().exists()
+    for thread in threads:
+        thread.join()
+
+
+def test_what_was_left_is_not_denied(data, monkeypatch, capsys):
+    def interrupted(_):
+        store.staging().mkdir()
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(downloading, "from_zip", interrupted)
+    monkeypatch.setattr(store, "clear_staging", lambda: False)  # a disk that fails
+    assert downloading.main(["zip", str(write_zip(data, zipped(MICROSOFT)))]) == 130
+    assert ".unpacking could not be removed" in capsys.readouterr().err
+
+
+@pytest.fixture
+def read_only(data, tmp_path, monkeypatch):
+    """``read_only()`` makes the data folder read-only, also for root; skips where it cannot."""
+    mounted = []
+
+    def mount():
+        (tmp_path / "seen").mkdir()
+        for options in (["--bind", data], ["-o", "remount,ro,bind"]):
+            command = ["mount", *map(str, options), str(tmp_path / "seen")]
+            if os.geteuid() or subprocess.run(command, capture_output=True).returncode:
+                pytest.skip("only root can mount a folder read-only")
+            mounted.append(True)
+        monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "seen"))
+
+    yield mount
+    if mounted:
+        subprocess.run(["umount", str(tmp_path / "seen")], check=True)
+
+
+def test_photos_in_a_read_only_folder_can_be_used(data, read_only, capsys):
+    downloading.get("zip", write_zip(data, kaggle_zip("test")))
+    (data / "source.json").unlink()  # which could not be written anew
+    read_only()
+    for source in ("microsoft", "kaggle"):
+        downloading.download(source)
+        assert "6 cats and 6 dogs, source: by hand" in capsys.readouterr().out
+    with pytest.raises(downloading.DownloadError, match="never replace real ones"):
+        downloading.download("synthetic")
+
+
+def test_a_read_only_synthetic_sample_is_used_where_that_is_allowed(data, read_only, capsys):
+    put_synthetic(data)
+    read_only()
+    with pytest.raises(downloading.DownloadError, match="cannot be written to: Read-only"):
+        downloading.download("microsoft")
+    downloading.download("microsoft", synthetic_fallback=True)
+    assert "synthetic sample in it stays" in capsys.readouterr().err
+
+
 # Unpacks, and is killed at the n-th step of putting the photos in their places.
 KILLED = """
 import os, shutil, sys
@@ -1401,7 +1478,25 @@ def test_a_notebook_unpacks_an_archive_whatever_it_is_called(data, monkeypatch, 
     assert_real(data, "zip")
 
 
-@pytest.mark.parametrize("source", ["", "bing", "zip", "zip ", "synthetic x", "microsoft;id"])
+def test_a_notebook_takes_a_path_as_people_write_it(data, monkeypatch, capsys):
+    """A folder or an archive: with ~, relative to the notebook or the project, or a Path."""
+    folder = write_folder(data.parent / "my pets (1)", dict(zip(LAYOUTS["camera"], PHOTOS)))
+    monkeypatch.setenv("HOME", str(data.parent))
+    monkeypatch.setattr(paths, "PROJECT", data.parent)
+    (data.parent / "notebooks").mkdir()
+    monkeypatch.chdir(data.parent / "notebooks")
+    write_zip(data, zipped(dict(zip(LAYOUTS["keras"], PHOTOS))), "notebooks/p (2).zip")
+    sources = ["~/my pets (1)", "zip ~/my pets (1)/", "my pets (1)", folder, "../my pets (1)"]
+    for source in [*sources, f'zip "{folder}"', "p (2).zip", "zip   p (2).zip "]:
+        downloading.download(source)
+        assert "2 cats and 1 dogs" in capsys.readouterr().out
+        shutil.rmtree(data)
+    for missing in ("~/no pets", "zip no pets", "no pets.zip", Path("no pets")):
+        with pytest.raises(downloading.DownloadError, match="no file or folder .*/no pets"):
+            downloading.download(missing)
+
+
+@pytest.mark.parametrize("source", ["", "bing", "zip", "zip ", "synthetic x", "microsoft;id", None])
 def test_a_notebook_is_told_of_sources_that_there_are_not(data, source):
     with pytest.raises(ValueError, match="microsoft, kaggle, zip FILE or synthetic was expected"):
         downloading.download(source)

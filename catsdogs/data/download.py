@@ -113,7 +113,7 @@ def get(
     """As `download`; `source` is one of SOURCES, and `file` the archive if it is ``"zip"``."""
     archive = None if file is None else readable(file)
     try:
-        if store.is_read_only() and store.lacking(source) == store.NOTHING:
+        if store.is_read_only() and enough_is_there(source, synthetic_fallback):
             return
         with store.locked() as lock:
             try:
@@ -135,6 +135,17 @@ def get(
             flush=True,
         )
         get("synthetic")
+
+
+def enough_is_there(source: str, synthetic_fallback: bool) -> bool:
+    """Whether photos that cannot be changed will do, as all of `source` or as a fallback for it."""
+    needed = store.lacking(source)
+    if needed == store.EVERYTHING and synthetic_fallback:
+        say(
+            f"{paths.shown(paths.data())} cannot be written to, so the synthetic sample in it "
+            "stays, and is used."
+        )
+    return needed == store.NOTHING or synthetic_fallback
 
 
 def get_missing(source: str, file: Path | None, lock: int) -> None:

@@ -273,8 +273,8 @@ def needed(source: str) -> str:
 
 
 def is_read_only() -> bool:
-    """Whether there are photos in a folder that cannot be written to: they can be used all the same."""
-    return all(counts(paths.photos()).values()) and not os.access(paths.data(), os.W_OK)
+    """Whether there are photos in a folder that cannot be written to; they can be used as well."""
+    return not os.access(paths.data(), os.W_OK) and all(counts(paths.photos()).values())
 
 
 def record_by_hand() -> dict:

@@ -9,7 +9,7 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import log_loss
 
-from catsdogs import files, paths
+from catsdogs import files, names, paths
 from catsdogs.analysis.metrics import best_clip
 from catsdogs.data.dataset import Dataset
 from catsdogs.data.decode import PhotoError, decode
@@ -57,8 +57,10 @@ def photos(sample: Path | None = None) -> dict[int, Path]:
 
     Raises `FileNotFoundError`, with what to do, where there are none, and what `read_sample` does.
     """
-    folder = paths.unlabelled()
-    found = {int(path.stem): path for path in folder.glob("*.jpg") if path.stem.isdecimal()}
+    folder, found = paths.unlabelled(), {}
+    for path in sorted(folder.iterdir()) if folder.is_dir() else ():
+        if names.is_photo(path.name) and path.stem.isdecimal():
+            found[int(path.stem)] = path
     if not found:
         raise FileNotFoundError(
             f"no photos in {paths.shown(folder)}: expected N.jpg. "
