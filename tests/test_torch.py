@@ -330,6 +330,34 @@ def test_a_checkpoint_that_does_not_fit_is_not_resumed(synthetic, capsys, reason
     assert ("cannot be read" in capsys.readouterr().out) == (reason == "damaged")
 
 
+def test_a_checkpoint_of_odd_content_changes_nothing(synthetic, capsys):
+    dataset, p = Dataset("full", 56), P | {"EPOCHS": 2}
+    with pytest.raises(KeyboardInterrupt):
+        training.train(p, dataset, "pytorch", device=CPU, train_epoch=interrupted_at(1))
+    path = paths.checkpoints() / "pytorch.pt"
+    content, saved = path.read_bytes(), torch.load(path, weights_only=True)
+    state = training.start(p, dataset.train, CPU)
+    before = {name: value.clone() for name, value in state.model.state_dict().items()}
+    flipped = bytearray(content)
+    flipped[len(content) // 3] ^= 64  # one number, which torch.load alone would not notice
+    odd = [flipped, content[:-100], b"", b"\x80\x04]", [1], saved | {"state": {}}]
+    for part in ("history", "best_epoch", "best"):
+        odd += [saved | {"progress": saved["progress"] | {part: value}} for value in ([], {}, 7)]
+    odd.append(saved | {"state": saved["state"] | {"optimizer": {}}})  # once the network is loaded
+    for one in odd:
+        if isinstance(one, (bytes, bytearray)):
+            path.write_bytes(one)
+        else:
+            torch.save(one, path)
+        capsys.readouterr()
+        assert training._load(path, saved["key"], state, CPU) is None
+        assert "cannot be read" in capsys.readouterr().out
+        for name, value in state.model.state_dict().items():
+            assert torch.equal(value, before[name])
+    path.write_bytes(content)
+    assert training._load(path, saved["key"], state, CPU).epochs_done == 1
+
+
 def test_a_finished_run_is_taken_from_its_record(synthetic, capsys):
     dataset = Dataset("full", P["IMAGE_SIZE"])
     run = training.train(P, dataset, "mine", device=CPU)

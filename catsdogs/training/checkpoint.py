@@ -1,15 +1,16 @@
 """Checkpoints: save a run after every epoch, resume it, and end with its best epoch."""
 
 import hashlib
-import io
 import json
+import os
 import signal
 import threading
 import time
+from pathlib import Path
 
 import numpy as np
 
-from catsdogs import backend, files, paths
+from catsdogs import arrays, backend, files, paths
 from catsdogs.backend import keras
 from catsdogs.training import records
 from catsdogs.training.batches import Batches
@@ -124,26 +125,27 @@ class Checkpoint(keras.callbacks.Callback):
 
     def _write(self):
         facts = {"history": self.history, "best_epoch": self.best_epoch, "seconds": self.seconds}
-        arrays = {
-            f"variable{i}": keras.ops.convert_to_numpy(v) for i, v in enumerate(self._variables())
-        }
-        arrays |= {f"best{i}": value for i, value in enumerate(self.best)}
-        content = io.BytesIO()
-        np.savez(content, facts=np.array(json.dumps(facts)), **arrays)
-        files.write(self.path, content.getvalue(), sync=True)
+        values = {f"variable{i}": _array(v) for i, v in enumerate(self._variables())}
+        values |= {f"best{i}": value for i, value in enumerate(self.best)}
+        write(self.path, arrays.packed(facts=np.array(json.dumps(facts)), **values))
 
     def _read(self):
+        """The state in the file; None where there is none, or one that does not fit the model."""
+        variables, weights = self._variables(), self.model.weights
         try:
-            with np.load(self.path) as file:
-                facts = json.loads(str(file["facts"]))
-                variables = [file[f"variable{i}"] for i in range(len(self._variables()))]
-                best = [file[f"best{i}"] for i in range(len(self.model.weights))]
+            found = arrays.read(self.path)
+            facts = json.loads(str(found["facts"]))
+            check_progress(facts["history"], facts["best_epoch"], facts["seconds"])
+            return {
+                "facts": facts,
+                "variables": [_fitting(found[f"variable{i}"], v) for i, v in enumerate(variables)],
+                "best": [_fitting(found[f"best{i}"], v) for i, v in enumerate(weights)],
+            }
         except FileNotFoundError:
             return None
-        except Exception as error:  # zipfile and NumPy raise many kinds for a damaged file
+        except Exception as error:  # whatever is wrong with it, the run can be trained
             print(f"{paths.shown(self.path)} cannot be used ({error}): starting from scratch.")
             return None
-        return {"facts": facts, "variables": variables, "best": best}
 
     def _listen(self):
         self._handler = None
@@ -162,6 +164,41 @@ class Checkpoint(keras.callbacks.Callback):
             raise KeyboardInterrupt
         self.interrupted = True
         print("Stopping at the end of this epoch. Interrupt again to stop at once and lose it.")
+
+
+def write(path: Path, content: bytes) -> None:
+    """Write a checkpoint; where that fails, as on a full disk, say so and let training go on."""
+    try:
+        files.write(path, content, sync=True)
+    except OSError as error:
+        reason = os.strerror(error.errno) if error.errno else error
+        print(
+            f"The checkpoint {paths.shown(path)} could not be written ({reason}). Training goes "
+            "on; if it is interrupted, it resumes from the last checkpoint that could be written."
+        )
+
+
+def check_progress(history: dict, best_epoch: int, seconds: float) -> None:
+    """Raise `ValueError` unless these, read from a checkpoint, are what a run can have written."""
+    epochs = len(history["loss"])
+    numbers = [seconds, *(value for values in history.values() for value in values)]
+    if (
+        any(len(values) != epochs for values in history.values())
+        or not all(isinstance(number, (int, float)) for number in numbers)
+        or best_epoch not in range(1, epochs + 1)
+    ):
+        raise ValueError("its history is not that of a run")
+
+
+def _array(variable):
+    return keras.ops.convert_to_numpy(variable)
+
+
+def _fitting(value, variable):
+    """`value`, unless it cannot be that of `variable`."""
+    if value.shape != tuple(variable.shape) or value.dtype != _array(variable).dtype:
+        raise ValueError("its arrays are not those of this network")
+    return value
 
 
 class EMAWeights(keras.callbacks.Callback):

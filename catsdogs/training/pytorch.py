@@ -5,10 +5,12 @@ module.
 """
 
 import copy
+import io
 import json
 import math
 import os
 import time
+import zipfile
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,7 +31,7 @@ from catsdogs.networks.pytorch import (
     predict,
     whiten,
 )
-from catsdogs.training import records
+from catsdogs.training import checkpoint, records
 from catsdogs.training.fit import ema_decay
 from catsdogs.training.live import LiveCurves
 
@@ -241,27 +243,42 @@ def _on_record(name: str, hyperparameters: dict, dataset: Dataset) -> dict | Non
 
 def _save(path: Path, key: str, state: State, progress: Progress) -> None:
     parts = {name: part.state_dict() for name, part in vars(state).items()}
-    with files.replacing(path, sync=True) as partial:
-        torch.save({"key": key, "progress": vars(progress), "state": parts}, partial)
+    saved = {"key": key, "progress": vars(progress), "state": parts}
+    checkpoint.write(path, _packed(saved))
 
 
 def _load(path: Path, key: str, state: State, device: torch.device) -> Progress | None:
     """Restore `state` from a checkpoint of run `key`; its progress, or None where there is none."""
     if not path.exists():
         return None
+    before = {name: copy.deepcopy(part.state_dict()) for name, part in vars(state).items()}
     try:
+        with zipfile.ZipFile(path) as archive:
+            if damaged := archive.testzip():  # torch.load compares no checksums
+                raise ValueError(f"{damaged} in it is damaged")
         saved = torch.load(path, map_location=device, weights_only=True)
-    except Exception as error:  # torch.load raises many kinds for a damaged file
+        if saved["key"] != key:
+            return None
+        progress = Progress(**saved["progress"])
+        checkpoint.check_progress(progress.history, progress.best_epoch, progress.seconds)
+        copy.deepcopy(state.model).load_state_dict(progress.best)
+        for name, part in vars(state).items():
+            part.load_state_dict(saved["state"][name])
+    except Exception as error:  # whatever is wrong with it, the run can be trained
+        for name, part in vars(state).items():
+            part.load_state_dict(before[name])
         reason = str(error).split("\n")[0]
         print(f"{paths.shown(path)} cannot be read ({reason}): starting from the first epoch.")
         return None
-    if saved.get("key") != key:
-        return None
-    for name, part in vars(state).items():
-        part.load_state_dict(saved["state"][name])
-    progress = Progress(**saved["progress"])
     print(f"Resuming after epoch {progress.epochs_done} of a run that was interrupted.")
     return progress
+
+
+def _packed(content) -> bytes:
+    """What `torch.save` writes; of a full disk, it says nothing that can be understood."""
+    written = io.BytesIO()
+    torch.save(content, written)
+    return written.getvalue()
 
 
 def save(
@@ -273,8 +290,7 @@ def save(
     `catsdogs.analysis.metrics.evaluate`'s result.
     """
     path = records.own_folder(name) / "model.pt"
-    with files.replacing(path) as partial:
-        torch.save(run.model.state_dict(), partial)
+    files.write(path, _packed(run.model.state_dict()))
     records.save_record(
         name,
         path,
