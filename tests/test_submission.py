@@ -18,7 +18,8 @@ def files(empty):
     folder.mkdir()
     for number in (10, 2, 1):
         (folder / f"{number}.jpg").write_bytes(b"a photo")
-    (folder / "notes.jpg").write_bytes(b"not numbered")
+    for other in ("notes.jpg", "3.txt", ".4.jpg"):
+        (folder / other).write_bytes(b"no photo of the competition's")
     return submission.photos()
 
 

@@ -1,5 +1,6 @@
 """The integrity check: decode every photo once, and keep a table of what was found."""
 
+import contextlib
 import hashlib
 import os
 from collections.abc import Collection, Iterator
@@ -135,8 +136,9 @@ def notes(table: pd.DataFrame) -> list[str]:
 
 def _list_files(folder) -> Iterator[tuple]:
     for photo in store.find_photos(folder)[0]:
-        facts = os.stat(folder / photo.path)
-        yield *photo, facts.st_size, facts.st_mtime_ns
+        with contextlib.suppress(FileNotFoundError):  # removed since it was listed
+            facts = os.stat(folder / photo.path)
+            yield *photo, facts.st_size, facts.st_mtime_ns
 
 
 def _examine(folder, row):
