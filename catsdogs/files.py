@@ -14,6 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from catsdogs import paths
+from catsdogs.text import Message
 
 try:
     import fcntl
@@ -30,7 +31,7 @@ _PARTIAL = re.compile(r"\..+\.\w{8}\.partial")
 _EARLIER = re.compile(r"\..+\.([0-9]+)-[0-9a-f]+\.partial(\.\w+)?")
 
 
-class DiskFullError(OSError):
+class DiskFullError(Message, OSError):
     """The disk is full; the message says which, and that nothing was left half-written."""
 
     def __str__(self):

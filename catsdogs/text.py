@@ -1,7 +1,14 @@
-"""Text for people: durations in words, and what keeps printing it from stopping a program."""
+"""Text for people: durations in words, errors, and what keeps printing from stopping a program."""
 
 import os
 import sys
+
+
+class Message:
+    """For errors whose text is all that a person needs: notebooks show them without a traceback."""
+
+    def _render_traceback_(self) -> list[str]:  # IPython shows these lines
+        return str(self).splitlines()
 
 
 def duration(seconds: float) -> str:

@@ -203,12 +203,14 @@ def small_limit():
 def test_a_full_disk_is_said_in_a_sentence_and_nothing_is_left(tmp_path, small_limit, reserved):
     path = tmp_path / "a.bin"
     path.write_text("old")
-    with pytest.raises(files.DiskFullError, match=r"^/.*/a.bin could not be written: .*make room"):
+    said = r"^/.*/a.bin could not be written: .*make room"
+    with pytest.raises(files.DiskFullError, match=said) as caught:
         with files.replacing(path) as partial, open(partial, "wb") as file:
             if reserved:
                 files.reserve(file, 200_000)
                 pytest.fail("reserved more than there is")
             file.write(bytes(200_000))
+    assert caught.value._render_traceback_() == [str(caught.value)]  # in a notebook
     assert path.read_text() == "old" and listed(tmp_path) == ["a.bin"]
 
 

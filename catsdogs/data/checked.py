@@ -9,9 +9,10 @@ from catsdogs import files
 from catsdogs.data import decode
 from catsdogs.data.decode import PhotoError
 from catsdogs.parallel import map_in_threads
+from catsdogs.text import Message
 
 
-class PhotosChanged(PhotoError):  # noqa: N818
+class PhotosChanged(Message, PhotoError):  # noqa: N818
     """Some photos are no longer as they were checked: ``photos``, by name, and the reasons."""
 
     def __init__(self, problems: dict[str, str]):
