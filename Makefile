@@ -4,9 +4,9 @@ BIN := $(VENV)/bin
 # The first of these whose version TensorFlow supports.
 PYTHON ?= $(shell for python in python3 python3.13 python3.12 python3.11 python; do \
 	$$python -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' 2>/dev/null && { echo $$python; break; }; done)
-PIP := $(BIN)/python -m pip install -q --disable-pip-version-check -c .ci/constraints.txt
-# TensorFlow's wheels with CUDA come through this extra.
-GPU_EXTRA := $(if $(GPU),"tensorflow[and-cuda]")
+PIP := $(BIN)/python -m pip install -q --disable-pip-version-check
+# The exact versions with which everything was tested; pip checks every file's checksum.
+LOCKS := -r .ci/requirements.txt $(if $(GPU),-r .ci/requirements-gpu.txt)
 INSTALLED := $(VENV)/installed$(if $(GPU),-gpu)
 DEV := $(VENV)/installed-dev
 
@@ -57,14 +57,16 @@ help:  ## list these commands
 	@sed -n 's/^\([a-z-]*\):.*  ## /\1\t/p' $(MAKEFILE_LIST) | while IFS=$$'\t' read -r name text; do \
 		printf 'make %-12s %s\n' "$$name" "$$text"; done
 
-$(INSTALLED): pyproject.toml requirements.txt requirements-serve.txt .ci/constraints.txt
+$(INSTALLED): pyproject.toml $(wildcard .ci/requirements*.txt)
 	@if [ -z "$(PYTHON)" ]; then echo "No Python 3.11, 3.12 or 3.13 found: install one, or name it: make PYTHON=/path/to/python3.12" >&2; exit 1; fi
 	@test -x $(BIN)/python || { echo "Making $(VENV) with $$($(PYTHON) --version)"; $(PYTHON) -m venv $(VENV); } || \
 		{ echo "Python's venv module is missing: on Debian and Ubuntu, apt install python3-venv" >&2; rm -rf $(VENV); exit 1; }
 	@echo "Installing: about 800 MB, a few minutes"
-	@$(PIP) -e . $(GPU_EXTRA)
+	@$(PIP) --require-hashes $(LOCKS)
+	@# No build isolation: it would download setuptools again, unchecked.
+	@$(PIP) --no-deps --no-build-isolation -e .
 	@touch $@
 
 $(DEV): $(INSTALLED)
-	@$(PIP) -e ".[dev]"
+	@$(PIP) --require-hashes $(LOCKS) -r .ci/requirements-dev.txt
 	@touch $@
