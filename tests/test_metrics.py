@@ -2,7 +2,9 @@
 
 import numpy as np
 import pytest
+import sklearn.metrics
 
+from catsdogs.analysis import metrics
 from catsdogs.analysis.calibration import (
     Calibration,
     calibrate,
@@ -39,6 +41,24 @@ def test_metrics_by_hand():
     for name, measure in found.items():
         if isinstance(measure, dict) and name != "calibration_error":
             assert 0 <= measure["low"] <= measure["value"] <= measure["high"], name
+
+
+def test_the_bootstrap_has_scikit_learns_measures():
+    rng = np.random.default_rng(0)
+    labels = rng.integers(0, 2, 300)
+    probabilities = np.round(rng.random(300), 2)  # many are equal, some 0 or 1
+    samples = [np.arange(300), *rng.integers(0, 300, (5, 300))]
+    for row, sample in zip(metrics._measures(labels, probabilities, 0.4, samples), samples):
+        y, p = labels[sample], probabilities[sample]
+        assert row == pytest.approx(
+            [
+                sklearn.metrics.f1_score(y, p > 0.4),
+                sklearn.metrics.roc_auc_score(y, p),
+                sklearn.metrics.average_precision_score(y, p),
+                sklearn.metrics.log_loss(y, p),
+                sklearn.metrics.brier_score_loss(y, p),
+            ]
+        )
 
 
 def test_wilsons_interval():
