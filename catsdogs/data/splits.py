@@ -143,6 +143,7 @@ def _subsets(split, rows):
     numbers = rows.number.to_numpy()
     tens, places = np.divmod(numbers, 10)
     keys, of = np.unique(np.stack([rows.label, tens]), axis=1, return_inverse=True)
+    of = of.reshape(-1)  # in NumPy 2.0.0 alone it has two axes
     # Of each ten numbers of a class, which is in the validation and which in the test set.
     val, test = np.array([_val_and_test(*key) for key in keys.T.tolist()]).reshape(-1, 2)[of].T
     if split == "baseline-8000":
