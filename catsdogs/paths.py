@@ -113,6 +113,14 @@ def shown(path: Path) -> str:
     return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else str(path)
 
 
+class NotFoundError(FileNotFoundError):
+    """There is nothing at the path that a person gave; the message names where was looked."""
+
+    def _render_traceback_(self) -> list[str]:
+        """What IPython shows in place of a traceback: in a notebook, the sentence is enough."""
+        return [str(self)]
+
+
 def find(typed: str | os.PathLike) -> Path:
     """The file or folder that a person means by `typed`.
 
@@ -120,11 +128,11 @@ def find(typed: str | os.PathLike) -> Path:
     notebook is usually the notebook's, then in ``notebooks/``, then in the project. Quotation marks
     around it are ignored. The path stays relative if it is below the current folder.
 
-    Raises `FileNotFoundError` with the places that were looked in.
+    Raises `NotFoundError`, which names the places that were looked in.
     """
     text = os.fspath(typed).strip()
     if not text.strip("\"'"):
-        raise FileNotFoundError("No path was given: expected that of a file or a folder.")
+        raise NotFoundError("No path was given: expected that of a file or a folder.")
     # Unlike those of Path, the functions of os.path never fail at an odd name.
     *quoted, path = dict.fromkeys(map(os.path.expanduser, [text, text.strip("\"'")]))
     for place in (Path(), PROJECT / "notebooks", PROJECT):
@@ -133,7 +141,7 @@ def find(typed: str | os.PathLike) -> Path:
                 return place / spelling
     places = (Path.cwd(), PROJECT / "notebooks", PROJECT)
     first, *others = dict.fromkeys(str(place / path) for place in places)
-    raise FileNotFoundError(
+    raise NotFoundError(
         f"There is no file or folder {first}{''.join(f', nor {other}' for other in others)}."
     )
 
