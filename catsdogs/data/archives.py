@@ -159,7 +159,7 @@ def _open_zip(file, start, name):
         if not _is_damage(error):
             raise
         if "multiple disks" in str(error) or start.startswith(b"PK\x07\x08PK"):
-            raise ArchiveError(f"{name} is one part of a split archive. {_UNPACK_IT}") from None
+            _refuse_part(name)
         if isinstance(error, NotImplementedError):
             raise ArchiveError(
                 f"{name} is of a newer kind than Python can unpack ({error}). {_UNPACK_IT}"
@@ -185,6 +185,8 @@ def _open_zip(file, start, name):
 def _in_zip(archive, name):
     for info in archive.infolist():
         _refuse_unsafe(info.filename, name)
+        if 0 < info.volume < 0xFFFF:
+            _refuse_part(name)
         if stat.S_IFMT(info.external_attr >> 16) not in (0, stat.S_IFREG, stat.S_IFDIR):
             _refuse("link", info.filename, name)
         if not info.filename.endswith(("/", "\\")):
@@ -282,6 +284,10 @@ def _refuse_unsafe(path, name):
     path = path.replace("\\", "/")
     if path.startswith("/") or re.match("[A-Za-z]:", path) or ".." in path.split("/"):
         _refuse("unsafe path", path, name)
+
+
+def _refuse_part(name):
+    raise ArchiveError(f"{name} is one part of a split archive. {_UNPACK_IT}") from None
 
 
 def _refuse(what, path, name):

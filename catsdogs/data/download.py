@@ -266,11 +266,15 @@ def readable(file: str | os.PathLike) -> Path:
         found = paths.find(file)
     except FileNotFoundError as error:
         raise DownloadError(f"{error}\nGive the path of an archive or a folder: zip FILE") from None
+    if not (found.is_file() or found.is_dir()):
+        raise DownloadError(
+            f"{found} is a device or a pipe.\nGive the path of an archive or a folder: zip FILE"
+        )
     if not os.access(found, os.R_OK):
         raise DownloadError(
             f"{found} cannot be read.\nChange its permissions, then run this again."
         )
-    return found
+    return Path(os.path.abspath(found))  # so that "." has a name
 
 
 @contextlib.contextmanager

@@ -294,8 +294,8 @@ def lacking(source: str) -> str:
     photos, folder = counts(paths.photos()), paths.shown(paths.photos())
     if not all(photos.values()):
         raise DownloadError(
-            f"{folder} holds {in_words(photos)} (Cat/N.jpg and Dog/N.jpg); at least one of each "
-            "was expected. Add what is missing, or move the folder away and run this again."
+            f"{folder} holds {in_words(photos)}; at least one of each was expected, in its folders "
+            "Cat and Dog. Add what is missing, or move the folder away and run this again."
         )
     record = read_record() or record_by_hand()
     synthetic = record["source"] == "synthetic"
