@@ -262,3 +262,15 @@ def test_paths_bytes_and_files_give_the_same(tmp_path):
 def test_a_color_profile_does_not_get_in_the_way():
     profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
     assert decode.decode(encoded(picture(), "JPEG", icc_profile=profile), 32).shape == (32, 32, 3)
+
+
+def test_a_figure_shows_a_photo_that_cannot_be_decoded_white_and_names_it(tmp_path, capsys):
+    picture().save(tmp_path / "1.png")
+    (tmp_path / "2.jpg").write_bytes(b"no photo")
+    shown = decode.to_show((tmp_path / name for name in ("1.png", "2.jpg", "3.jpg")), 24)
+    np.testing.assert_array_equal(shown[0], decode.decode(tmp_path / "1.png", 24))
+    assert [image.shape for image in shown] == [(24, 24, 3)] * 3
+    assert [bool((image == 255).all()) for image in shown] == [False, True, True]
+    said = capsys.readouterr().out.splitlines()
+    assert len(said) == 2 and "2.jpg is shown white: no photo" in said[0]
+    assert said[1].endswith("3.jpg is shown white: no such file")

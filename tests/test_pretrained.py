@@ -354,6 +354,18 @@ def test_a_photo_damaged_after_the_check_is_left_out_of_the_features(own_copy, e
     np.testing.assert_allclose(val.values[:, 0], left, rtol=1e-4)
 
 
+def test_a_photo_damaged_after_the_check_is_left_out_of_those_of_all_photos(own_copy, extracted):
+    dataset = Dataset("full", progress=False)
+    damaged = dataset.rows.photo.iloc[5]
+    (paths.photos() / damaged).unlink()
+    networks = {"efficientnet-lite0": 32, "efficientnet-lite2": 16}
+    good, found = features.load_all(dataset, networks, progress=False)
+    assert len(good) == 119 and damaged not in set(good.photo)
+    assert list(good.index) == list(range(119)) and list(found) == list(networks)
+    left = [decode.decode(paths.photos() / photo, 16)[:, :8].mean() for photo in good.photo]
+    np.testing.assert_allclose(found["efficientnet-lite2"][:, 0], left, rtol=1e-4)
+
+
 def test_the_upper_part_turns_feature_maps_into_the_features(own_copy, monkeypatch):
     pytest.importorskip(weights("efficientnet-lite0"), reason="its weights are not installed")
     dataset = Dataset("full", progress=False)

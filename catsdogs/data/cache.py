@@ -101,7 +101,8 @@ def _write(path, folder, photos, contents, shape, progress):
     path.parent.mkdir(parents=True, exist_ok=True)
     for stale in path.parent.glob(f"{shape[1]}px-*"):
         # Of different photos, or of photos that have changed since: nothing will ask for it again.
-        stale.unlink(missing_ok=True)
+        if stale.stem != path.stem:  # which another process may have written in this moment
+            stale.unlink(missing_ok=True)
     header = io.BytesIO()
     described = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, described)

@@ -5,11 +5,14 @@ import io
 import os
 import warnings
 from collections.abc import Iterable, Iterator
+from pathlib import Path
 
 import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
+from catsdogs import paths
 from catsdogs.parallel import map_in_threads
+from catsdogs.text import printable
 
 #: A photo of more pixels or more bytes than this is refused before it is decoded.
 MAX_PIXELS = 50_000_000
@@ -154,6 +157,17 @@ def decode_all(
         if errors == "raise" and isinstance(result, PhotoError):
             raise result
         yield result
+
+
+def to_show(photos: Iterable[Path], size: int) -> list[np.ndarray]:
+    """`decode` each of `photos`, for a figure: white in place of one that cannot be, with a message."""
+    photos, images = list(photos), []
+    for photo, image in zip(photos, decode_all(photos, size, errors="return")):
+        if isinstance(image, PhotoError):
+            print(f"{printable(paths.shown(photo))} is shown white: {image}")
+            image = np.full((size, size, 3), 255, np.uint8)
+        images.append(image)
+    return images
 
 
 def resize(image, size: int) -> np.ndarray:

@@ -98,14 +98,37 @@ def _of_subset(dataset, subset, extract: Callable) -> Features:
     while True:
         rows = dataset.rows[dataset.rows.subset == subset]
         names, values = extract(rows)
-        bad = list(names[np.isnan(values.reshape(len(values), -1)[:, 0])])
-        if not bad:
+        if not _leave_out(dataset, names[np.isnan(values.reshape(len(values), -1)[:, 0])]):
             break
-        if not dataset.check_again(bad):
-            raise PhotosChanged(dict.fromkeys(bad, "no features, though it can be decoded"))
     if list(names) != list(rows.photo):  # else they need no copy, which may take gigabytes
         values = values[names.get_indexer(rows.photo)]
     return Features(values, rows.label.to_numpy(np.uint8), list(rows.photo))
+
+
+def _leave_out(dataset, photos):
+    """Leave out `photos`, for which there are no features; whether there are any."""
+    if len(photos) and not dataset.check_again(list(photos)):
+        raise PhotosChanged(dict.fromkeys(photos, "no features, though it can be decoded"))
+    return len(photos) > 0
+
+
+def load_all(
+    dataset: Dataset, networks: dict[str, int], *, progress: bool = True
+) -> tuple[pd.DataFrame, dict[str, np.ndarray]]:
+    """All good photos of `dataset`, whatever their subset, and their features by each network.
+
+    Returns the rows of its table, numbered from 0, and by the name of each of `networks`, which are
+    those of `FeatureSet`, an array (photos, features).
+    """
+    while True:
+        good = dataset.table[dataset.table.problem == ""].reset_index(drop=True)
+        given = list(good.photo), list(good.sha256)
+        found = {
+            network: compute(*given, network, size, errors="nan", progress=progress)
+            for network, size in networks.items()
+        }
+        if not _leave_out(dataset, good.photo[np.isnan(np.hstack([*found.values()])).any(axis=1)]):
+            return good, found
 
 
 def load_maps(
