@@ -70,7 +70,7 @@ def test_the_words_are_the_fields():
 
 
 def test_the_requirements_that_are_named_exist():
-    named = re.compile(r"(?:tests/)?\brequirements[\w-]*\.txt")
+    named = re.compile(r"(?:tests/|\.ci/)?\brequirements[\w-]*\.txt")
     found = [
         f"{paths.shown(file)}{where} names {name}, which is not there"
         for file in read_by_people()
