@@ -62,9 +62,9 @@ def main(arguments: list[str] | None = None) -> int:
         help="classify photos as cat or dog",
         description="Prints one line per photo with three columns, separated by two spaces: the "
         "photo's path; the label: cat, dog, or unsure where the confidence is too low; the "
-        "probability of dog, 0 to 1. Photos that cannot be read are reported on standard error. "
-        "Exit status 0: all photos were classified, 1: some could not be read, 2: wrong usage, or "
-        "a model that cannot be used.",
+        "confidence, the calibrated probability of the more likely class. Photos that cannot be "
+        "read are reported on standard error. Exit status 0: all photos were classified, 1: some "
+        "could not be read, 2: wrong usage, or a model that cannot be used.",
     )
     predict.add_argument(
         "photos",
@@ -261,7 +261,7 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
     from catsdogs.serving.models import ModelError
     from catsdogs.serving.photos import find_photos
     from catsdogs.serving.predictor import load_predictor, predict_photos
-    from catsdogs.text import printable
+    from catsdogs.text import percent_confident, printable
 
     if sys.stdout is None:
         print("cannot write the predictions: standard output is closed", file=sys.stderr)
@@ -321,7 +321,7 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
                 ]
             )
         else:
-            print(f"{photo}  {prediction.label}  {prediction.probability:.4f}")
+            print(f"{photo}  {prediction.label}  {percent_confident(prediction.confidence, 1)}")
     sys.stdout.flush()
     return status
 

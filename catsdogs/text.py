@@ -25,6 +25,17 @@ def counted(count: int, noun: str) -> str:
     return f"{count:,} {noun}{'s' if count != 1 else ''}"
 
 
+def percent_confident(confidence: float, digits: int = 0) -> str:
+    """A confidence, 0.5 to 1, in percent with `digits` decimals: ``"97%"``.
+
+    Rounded down: no network is 100% certain, and a confidence just below the threshold of "unsure"
+    must not look as if it reached it.
+    """
+    scale = 10**digits
+    whole = min(int(confidence * 100 * scale + 1e-6), 100 * scale - 1)
+    return f"{whole / scale:.{digits}f}%"
+
+
 def printable(text) -> str:
     """`text` on one line, with every unprintable character escaped.
 

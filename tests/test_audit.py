@@ -4,6 +4,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pandas as pd
+import pytest
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import log_loss
@@ -63,6 +64,19 @@ def test_out_of_fold_predictions_are_those_of_a_loop_over_the_folds():
         expected[held_out] = model.predict_proba(values[held_out])[:, 1]
     found = audit.out_of_fold(values, pd.Series(labels), groups, C=0.02, folds=4, seed=3)
     np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize("photos", [4, 6, 16])
+def test_few_photos_are_predicted_in_fewer_folds(photos):
+    values, labels, _ = sample()
+    found = audit.out_of_fold(values[:photos], labels[:photos], np.arange(photos), C=1.0)
+    assert ((found > 0.5) == labels[:photos]).mean() > 0.8
+
+
+def test_a_class_of_one_photo_cannot_be_audited():
+    values, labels, _ = sample()
+    with pytest.raises(ValueError, match="1 different photos of one class"):
+        audit.out_of_fold(values[:5], labels[:5], [0, 1, 2, 1, 3], C=1.0)
 
 
 def test_copies_of_a_photo_never_judge_each_other(monkeypatch):

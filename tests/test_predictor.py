@@ -34,6 +34,7 @@ from catsdogs.serving.predictor import (
     load_predictor,
     predict_photos,
 )
+from catsdogs.text import percent_confident
 
 #: What predict says first: which model it took.
 MODEL = "model: two-conv, included\n"
@@ -102,12 +103,10 @@ def test_the_command_line_classifies_what_it_can_and_names_the_rest(album):
     run = shell(album)
     lines = run.stdout.splitlines()
     assert run.returncode == 1 and len(lines) == 3
-    path, label, probability = lines[0].rsplit("  ", 2)
-    assert (
-        path == str(album / "b.jpg")
-        and label in ("cat", "dog", "unsure")
-        and 0 <= float(probability) <= 1
-    )
+    path, label, confidence = lines[0].rsplit("  ", 2)
+    assert path == str(album / "b.jpg") and label in ("cat", "dog", "unsure")
+    # The confidence, as the probability of dog would read as 0% confidence beside "cat".
+    assert confidence.endswith("%") and 50 <= float(confidence[:-1]) < 100
     errors = run.stderr.splitlines()
     assert (
         len(errors) == 3
@@ -115,6 +114,13 @@ def test_the_command_line_classifies_what_it_can_and_names_the_rest(album):
         and errors[1].startswith(f"{album}/broken.jpg: ")
         and "Traceback" not in run.stderr
     )
+
+
+def test_a_confidence_is_never_more_than_it_is():
+    assert percent_confident(0.9234) == "92%" and percent_confident(0.9234, 1) == "92.3%"
+    assert percent_confident(0.7999, 1) == "79.9%"  # "unsure" below 80%
+    assert percent_confident(1.0) == "99%" and percent_confident(0.99999, 1) == "99.9%"
+    assert percent_confident(0.5) == "50%" and percent_confident(0.29 + 0.28) == "57%"
 
 
 def test_json_and_csv_say_the_same(album):
@@ -414,7 +420,7 @@ def test_explained_photos_fit_a_figure(album, suffix):
     assert maps.shape == (3, 128, 128) and maps[0].max() > 0.9 and not maps[1].any()
     np.testing.assert_allclose(maps[0], maps[2], atol=1e-3)
     assert predictions[0].title == (
-        f"{expected[0].label}, {expected[0].confidence:.0%} confidence\n"
+        f"{expected[0].label}, {percent_confident(expected[0].confidence)} confidence\n"
         f"{expected[0].probability:.3f} dog"
     )
     assert predictions[1].title.startswith("no prediction\n")

@@ -69,12 +69,22 @@ def out_of_fold(
     Each is the prediction of a `classifier` trained on the other folds, none of which has that
     photo or a copy of it. `values` are features, (photos, features); `groups`, (photos,), is equal
     for copies of a photo, which are kept within one fold; `C` is the inverse regularization
-    strength. `seed` shuffles the photos before they are assigned to folds.
+    strength. `seed` shuffles the photos before they are assigned to folds. There are at most as
+    many folds as the smaller class has groups, so that few photos can be predicted too.
+
+    Raises `ValueError` for a class with fewer than two groups.
     """
+    labels, groups = np.asarray(labels), np.asarray(groups)
+    smaller = min(len(np.unique(groups[labels == label])) for label in (0, 1))
+    if smaller < 2:
+        raise ValueError(
+            f"{smaller} different photos of one class: cross-validation takes at least two of each"
+        )
+    folds = min(folds, smaller)
     return cross_val_predict(
         classifier(C),
         values,
-        np.asarray(labels),
+        labels,
         groups=groups,
         cv=StratifiedGroupKFold(folds, shuffle=True, random_state=seed),
         method="predict_proba",

@@ -20,7 +20,7 @@ from catsdogs.serving.models import (
     name_of,
     record_beside,
 )
-from catsdogs.text import printable
+from catsdogs.text import percent_confident, printable
 
 if TYPE_CHECKING:
     from catsdogs.backend import keras
@@ -48,9 +48,10 @@ class Prediction:
     @property
     def title(self) -> str:
         """Two lines to put above the photo in a figure."""
-        if self.error:
+        if self.confidence is None:
             return f"no prediction\n{self.error[:30]}"
-        return f"{self.label}, {self.confidence:.0%} confidence\n{self.probability:.3f} dog"
+        confidence = percent_confident(self.confidence)
+        return f"{self.label}, {confidence} confidence\n{self.probability:.3f} dog"
 
 
 @dataclass(frozen=True)

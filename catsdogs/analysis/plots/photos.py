@@ -120,7 +120,7 @@ def _beside(image, heatmap):
     """
     image, heat = np.asarray(image, np.float64), np.asarray(heatmap, np.float64)[..., None]
     color = np.concatenate([np.full_like(heat, 255), 40 + 190 * heat**1.5, 60 * heat], axis=-1)
-    opacity = 190 / 255 * heat**1.2
+    opacity = 0.75 * heat
     gap = np.full((image.shape[0], max(1, round(_GAP * image.shape[1])), 3), 255.0)
     under_heat = image * (1 - opacity) + color * opacity
     return np.concatenate([image, gap, under_heat], axis=1).round().astype(np.uint8)
