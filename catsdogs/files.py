@@ -70,18 +70,17 @@ def write(path: str | os.PathLike, content: str | bytes, sync: bool = False) -> 
 
 
 def keep(path: str | os.PathLike, content: str | bytes) -> None:
-    """As `write`, for what can be made anew: on a disk that is full or read-only, do without it.
+    """As `write`, for what can be made anew: where it cannot be written, do without it.
 
-    A message says so, once for each folder.
+    A message says so, once for each folder: most often the disk is full or read-only.
     """
     path = Path(path)
     try:
         write(path, content, sync=True)
     except OSError as error:
-        if error.errno is None or error.errno not in DISK_FULL + READ_ONLY:
-            raise
+        reason = os.strerror(error.errno) if error.errno else error
         _say_once(
-            f"{paths.shown(path.parent)} cannot be written to ({os.strerror(error.errno)}): "
+            f"{paths.shown(path.parent)} cannot be written to ({reason}): "
             "what is computed for it is not kept, and will be computed again."
         )
 
