@@ -30,8 +30,8 @@ CONTROLS = "Controls appear here when this cell is run.\n"
 
 def main(numbers: list[str]) -> int:
     """Run notebooks and publish them with the model's formats and all numbers; the exit status."""
-    if dataset.is_synthetic() or not paths.photos().exists():
-        print("Publishing needs the real photos: ./download_data.sh first.", file=sys.stderr)
+    if dataset.origin() != "asirra" or not paths.photos().exists():
+        print("Publishing needs Asirra's photos: ./download_data.sh first.", file=sys.stderr)
         return 1
     build = paths.PROJECT / "build" / "published"
     chosen = cli.chosen_notebooks(numbers)

@@ -102,7 +102,7 @@ class Dataset:
     def describe(self) -> dict:
         """What a run record holds of the photos: source, split, photos per subset, fingerprint."""
         return {
-            "source": _origin(),
+            "source": origin(),
             "split": self.split,
             "photos": {name: int((self.rows.subset == name).sum()) for name in splits.SUBSETS},
             "fingerprint": self.fingerprint,
@@ -200,7 +200,7 @@ def is_synthetic() -> bool:
     return source()["source"] == "synthetic"
 
 
-def _origin():
+def origin() -> str:
     """``"asirra"`` if the photos are known to be Asirra's, else what `source` says."""
     found = source()
     known = found["source"] == "kaggle" or found.get("sha256") in ASIRRA
