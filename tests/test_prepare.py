@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from catsdogs import paths
-from catsdogs.data import cache, check, dataset, decode, duplicates, splits
+from catsdogs.data import cache, check, dataset, decode, duplicates, splits, store
 from catsdogs.data.dataset import Dataset
 
 
@@ -258,7 +258,16 @@ def test_every_image_in_a_class_folder_is_a_photo_and_the_rest_is_listed(empty):
         assert sorted(table.photo[table.label == 0]) == sorted(f"Cat/{name}" for name in names)
         assert table.number[table.photo.isin(["Cat/1.jpeg", "dogs/3.JPG"])].tolist() == [1, 3]
         assert (table.problem == "").all() and len(table) == 12
-    assert check.left_out() == ["Cat/notes.txt", "Cat/two\nlines.jpg"]
+    assert store.find_photos(paths.photos())[1] == ["Cat/notes.txt", "Cat/two\nlines.jpg"]
+    (note,) = check.notes(table)
+    assert note.startswith("Left out: 2 files") and note.endswith("such as Cat/notes.txt.")
+
+
+def test_imbalanced_classes_are_noted(empty):
+    table = fake_table(range(400), range(20))
+    (note,) = check.notes(table)
+    assert "400 cats and 20 dogs" in note and "always predicts cat has an accuracy of 95%" in note
+    assert check.notes(fake_table(range(40), range(50))) == []
 
 
 def test_baseline_8000():

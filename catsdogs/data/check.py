@@ -16,7 +16,7 @@ from catsdogs import CLASS_NAMES, paths
 from catsdogs.data import store, tables
 from catsdogs.data.decode import PhotoError, read_image
 from catsdogs.parallel import map_in_threads
-from catsdogs.text import counted, printable
+from catsdogs.text import counted
 
 #: Raise when a column's meaning changes, so that tables of an older kind are made anew.
 _VERSION = 3
@@ -64,11 +64,9 @@ def check_photos(
         _list_files(folder), columns=["label", "number", "photo", "bytes", "modified"]
     )
     if found.empty:
-        others = left_out(folder)
-        seen = f" {len(others):,} other files are there, such as {others[0]}." if others else ""
         raise FileNotFoundError(
-            f"no photos in {paths.shown(folder)}: expected some in folders Cat and Dog.{seen} "
-            "Run ./download_data.sh first."
+            f"no photos in {paths.shown(folder)}: expected some in its folders Cat and Dog. "
+            f"Run ./download_data.sh first. {store.left_out(folder)}".rstrip()
         )
     known = _read_table(folder)
     position = pd.Index(known.photo).get_indexer(found.photo)  # -1 for a new file
@@ -103,26 +101,12 @@ def quarantine(table: pd.DataFrame) -> pd.DataFrame:
     return table.loc[table.problem != "", ["photo", "bytes", "problem"]].reset_index(drop=True)
 
 
-def left_out(folder: Path | None = None) -> list[str]:
-    """Paths of files below `folder` (by default ``data/PetImages``) that `check_photos` leaves out.
-
-    They are no photos, or their folders and names do not tell cat or dog. Hidden files, and those
-    that operating systems put beside photos, are not listed.
-    """
-    return store.find_photos(Path(folder or paths.photos()))[1]
-
-
 def notes(table: pd.DataFrame) -> list[str]:
     """What is worth knowing of the photos in `check_photos`' table, one sentence each.
 
     That is files that were left out, and classes of unequal size; most often nothing.
     """
-    found = []
-    if others := left_out():
-        found.append(
-            f"Left out: {counted(len(others), 'file')}, no photos or with a folder and a name that "
-            f"tell neither cat nor dog, such as {printable(others[0])}."
-        )
+    found = list(filter(None, [store.left_out(paths.photos())]))
     counts = np.bincount(table.label[table.problem == ""], minlength=len(CLASS_NAMES))
     if counts.max() > IMBALANCE * counts.min():
         (few, many), (rare, usual) = sorted(counts), [CLASS_NAMES[i] for i in np.argsort(counts)]

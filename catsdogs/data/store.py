@@ -252,6 +252,8 @@ def remove_empty(folder: Path) -> bool:
     """Remove `folder` if it holds no file; returns whether there is no such folder now."""
     for sub in (*(folder / name for name in CLASSES), folder):
         with contextlib.suppress(OSError):  # not there, or not empty
+            if os.listdir(sub) == [".DS_Store"]:  # which macOS puts everywhere
+                (sub / ".DS_Store").unlink()
             sub.rmdir()
     return not os.path.lexists(folder)
 
@@ -324,7 +326,8 @@ def describe(record: dict, photos: dict[str, int]) -> None:
     folder, finished = paths.shown(paths.photos()), record.get("finished")
     day = str(finished)[:10] if finished else "day unknown"
     print(f"{folder} is there: {in_words(photos)}, source: {record['source']}, {day}.", flush=True)
-    say_others(paths.photos())
+    if sentence := left_out(paths.photos()):
+        print(sentence, file=sys.stderr)
     missing = sum(max(0, record["photos"][name] - photos[name]) for name in CLASSES)
     added = sum(max(0, photos[name] - record["photos"][name]) for name in CLASSES)
     if missing or added:
@@ -335,11 +338,12 @@ def describe(record: dict, photos: dict[str, int]) -> None:
         )
 
 
-def say_others(folder: Path) -> None:
-    """Tell which files in `folder` are left out, if there are any."""
-    if others := find_photos(folder)[1]:
-        print(
-            f"Left out: {counted(len(others), 'file')}, no photos or with a folder and a name that "
-            f"tell neither cat nor dog, such as {printable(others[0])}.",
-            file=sys.stderr,
-        )
+def left_out(folder: Path) -> str:
+    """A sentence about the files in `folder` that are not used; empty if there are none."""
+    others = find_photos(folder)[1]
+    if not others:
+        return ""
+    return (
+        f"Left out: {counted(len(others), 'file')}, no photos or with a folder and a name that tell "
+        f"neither cat nor dog, such as {printable(others[0])}."
+    )
