@@ -15,6 +15,8 @@ import os
 import re
 from pathlib import Path
 
+from catsdogs.text import Message
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 #: The included model that is used where none is named.
@@ -113,12 +115,8 @@ def shown(path: Path) -> str:
     return str(path.relative_to(PROJECT)) if path.is_relative_to(PROJECT) else str(path)
 
 
-class NotFoundError(FileNotFoundError):
+class NotFoundError(Message, FileNotFoundError):
     """There is nothing at the path that a person gave; the message names where was looked."""
-
-    def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a traceback: in a notebook, the sentence is enough."""
-        return [str(self)]
 
 
 def find(typed: str | os.PathLike) -> Path:

@@ -57,14 +57,14 @@ def check_photos(
     `again`: a failing disk changes neither. Corrupt files are listed in
     ``data/tables/quarantine.csv``; they stay where they are and are never trained on.
 
-    Raises `FileNotFoundError` if there are no photos.
+    Raises `catsdogs.paths.NotFoundError` if there are no photos.
     """
     folder = Path(folder or paths.photos())
     found = pd.DataFrame(
         _list_files(folder), columns=["label", "number", "photo", "bytes", "modified"]
     )
     if found.empty:
-        raise FileNotFoundError(
+        raise paths.NotFoundError(
             f"no photos in {paths.shown(folder)}: expected some in its folders Cat and Dog. "
             f"Run ./download_data.sh first. {store.left_out(folder)}".rstrip()
         )

@@ -1,18 +1,15 @@
 """The errors that end a download, each with the exit status that it stands for."""
 
 from catsdogs.files import DISK_FULL
+from catsdogs.text import Message
 
 __all__ = ["DISK_FULL", "ArchiveError", "DownloadError", "UnreachableError"]
 
 
-class DownloadError(Exception):
+class DownloadError(Message, Exception):
     """The photos cannot be had; the message says what was found, what was expected, what to do."""
 
     status = 1
-
-    def _render_traceback_(self) -> list[str]:
-        """What IPython shows in place of a traceback: in a notebook, the sentence is enough."""
-        return [str(self)]
 
 
 class UnreachableError(DownloadError):

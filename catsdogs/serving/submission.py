@@ -62,7 +62,7 @@ def photos(sample: Path | None = None) -> dict[int, Path]:
         if names.is_photo(path.name) and path.stem.isdecimal():
             found[int(path.stem)] = path
     if not found:
-        raise FileNotFoundError(
+        raise paths.NotFoundError(
             f"no photos in {paths.shown(folder)}: expected N.jpg. "
             "Run ./download_data.sh kaggle, or ./download_data.sh zip with Kaggle's archive."
         )
