@@ -38,6 +38,10 @@ class DiskFullError(Message, OSError):
         return self.strerror
 
 
+class DamagedFileError(Message, ValueError):
+    """A file does not hold what it should; the message names it and says what was found."""
+
+
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike, sync: bool = False) -> Iterator[Path]:
     """Yield a temporary path of the same name; if the block succeeds, it replaces `path`.
@@ -141,15 +145,14 @@ def sha256(path: str | os.PathLike) -> str:
 def read_json(path: str | os.PathLike) -> dict:
     """The JSON object in the file at `path`.
 
-    Raises OSError where it cannot be read, and ValueError, which names the file and says what was
-    found, where it holds anything but a JSON object.
+    Raises OSError where it cannot be read, and `DamagedFileError` where it holds anything else.
     """
     try:
         content = json.loads(Path(path).read_bytes())
     except (ValueError, RecursionError) as error:  # no UTF-8, no JSON, or nested without end
-        raise ValueError(f"{paths.shown(Path(path))} is not valid JSON: {error}") from None
+        raise DamagedFileError(f"{paths.shown(Path(path))} is not valid JSON: {error}") from None
     if not isinstance(content, dict):
-        raise ValueError(
+        raise DamagedFileError(
             f"{paths.shown(Path(path))} holds a JSON {type(content).__name__}: expected an object"
         )
     return content

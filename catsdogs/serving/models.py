@@ -3,7 +3,6 @@
 It needs nothing but the standard library, so that the service starts fast.
 """
 
-import json
 import os
 from pathlib import Path
 
@@ -81,10 +80,8 @@ def record_beside(path: Path) -> dict:
     if not _in_folder(path):
         return {}
     try:
-        record = json.loads(path.with_name(paths.RECORD_FILE).read_text(encoding="utf-8"))
+        record = files.read_json(path.with_name(paths.RECORD_FILE))
     except (OSError, ValueError):
-        return {}
-    if not isinstance(record, dict):
         return {}
     if path.suffix == ".keras" and files.sha256(path) != record.get("model_sha256"):
         raise different_model(path)

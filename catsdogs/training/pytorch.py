@@ -233,7 +233,10 @@ def _on_record(name: str, hyperparameters: dict, dataset: Dataset) -> dict | Non
     """The record of run `name`, or the included one, if it is of the same run; or None."""
     asked = json.loads(json.dumps(hyperparameters | {"PRECISION": ""}))
     for found in filter(records.exists, (name, INCLUDED)):
-        record = records.read(found)
+        try:
+            record = records.read(found)
+        except files.DamagedFileError:  # it can be trained again
+            continue
         same = record["hyperparameters"] | {"PRECISION": ""} == asked
         if same and record["data"] == dataset.describe():
             print(f"On record as {found}, trained {record['finished'][:10]}: not trained again.")

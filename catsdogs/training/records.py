@@ -3,6 +3,7 @@
 A run is known by its name, and lies in a folder of that name (see `catsdogs.paths`).
 """
 
+import contextlib
 import datetime
 import importlib.metadata
 import json
@@ -130,15 +131,28 @@ def own_folder(name: str) -> Path:
 
 
 def read(name: str) -> dict:
-    """The record of run `name`. Raises `FileNotFoundError` with what to do where there is none."""
+    """The record of run `name`.
+
+    Raises `catsdogs.paths.NotFoundError` with what to do where there is none, and
+    `catsdogs.files.DamagedFileError` where it is damaged.
+    """
     path = paths.model_folder(name) / paths.RECORD_FILE
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
+        record = files.read_json(path)
     except FileNotFoundError:
-        raise FileNotFoundError(
+        raise paths.NotFoundError(
             f"no run {name!r}: train it with notebooks/02_train_the_cnn.ipynb, or choose from "
             f"{', '.join(paths.model_names())}"
         ) from None
+    except files.DamagedFileError as error:
+        raise files.DamagedFileError(f"{error}. Restore it, or train {name!r} again") from None
+    for key in ("name", "data", "hyperparameters", "history", "metrics"):
+        if key not in record:
+            raise files.DamagedFileError(
+                f"{paths.shown(path)} has no {key!r}, so it is not the record of a run: "
+                f"restore it, or train {name!r} again"
+            )
+    return record
 
 
 def exists(name: str, *, model: bool = False) -> bool:
@@ -151,8 +165,11 @@ def exists(name: str, *, model: bool = False) -> bool:
 
 def find(run_key: str, *names: str) -> str | None:
     """The first of `names` whose record has this `run_key`, or None."""
-    found = (name for name in names if exists(name) and read(name).get("run_key") == run_key)
-    return next(found, None)
+    for name in filter(exists, names):
+        with contextlib.suppress(files.DamagedFileError):  # it can be trained again
+            if read(name).get("run_key") == run_key:
+                return name
+    return None
 
 
 def add_metrics(name: str, subset: str, metrics: dict) -> dict:
