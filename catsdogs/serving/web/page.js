@@ -195,13 +195,16 @@ function showProgress() {
 /** For example, "Of 40 photos: 21 cat, 15 dog, 3 unsure, 1 not read". */
 function summary(some) {
   const counts = { cat: 0, dog: 0, unsure: 0, 'not read': 0, 'not classified': 0, queued: 0 };
-  for (const card of some) {
-    const { state, label } = card.dataset;
-    const failed = find('.again', card).hidden ? 'not read' : 'not classified'; // the latter can be tried again
-    counts[state === 'done' ? label : state === 'failed' ? failed : 'queued'] += 1;
-  }
+  for (const card of some) counts[kind(card)] += 1;
   const found = Object.entries(counts).filter(([, count]) => count);
   return `Of ${some.length} photos: ${found.map(([name, count]) => `${count} ${name}`).join(', ')}`;
+}
+
+function kind(card) {
+  const { state, label } = card.dataset;
+  if (state === 'done') return label;
+  if (state !== 'failed') return 'queued';
+  return find('.again', card).hidden ? 'not read' : 'not classified'; // the latter can be tried again
 }
 
 function announce(batch) {
