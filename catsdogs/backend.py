@@ -173,7 +173,8 @@ def to_litert(model, photos=None) -> bytes:
 
     `photos` (uint8, shape (N, size, size, 3)) are the representative data set from which
     quantization takes the range of each activation; a few hundred are enough. The int8 model takes
-    uint8 images and returns float32.
+    uint8 images and returns float32. The file's input is called ``photos``, its output
+    ``probability``.
 
     Raises `NotImplementedError` on a backend other than TensorFlow.
     """
@@ -184,10 +185,17 @@ def to_litert(model, photos=None) -> bytes:
         )
     import tensorflow as tf
 
+    images = tf.TensorSpec(model.input_shape, tf.float32, name="photos")
     with tempfile.TemporaryDirectory() as folder, _quiet():
-        # By way of a SavedModel, as `model.export(format="litert")` does since Keras 3.13.
+        # By way of a SavedModel, as `model.export(format="litert")` does since Keras 3.13, but with
+        # names for input and output.
+        archive = keras.export.ExportArchive()
+        archive.track(model)
+        archive.add_endpoint(
+            "serve", lambda photos: {"probability": model(photos, training=False)}, [images]
+        )
         with contextlib.redirect_stdout(io.StringIO()):  # Keras 3.8 lists the endpoints in any case
-            model.export(folder, verbose=False)
+            archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)
         if photos is not None:
             converter.optimizations = [tf.lite.Optimize.DEFAULT]

@@ -69,11 +69,13 @@ def main(arguments: list[str] | None = None) -> int:
     predict.add_argument(
         "photos",
         nargs="+",
+        type=_not_empty,
         metavar="PHOTO_OR_FOLDER",
         help="a photo, or a folder to search recursively",
     )
     predict.add_argument(
         "--model",
+        type=_not_empty,
         metavar="NAME_OR_PATH",
         help="a run of your own or an included model by name, or a .keras, .onnx or .tflite file "
         "(default: two-conv, which is included)",
@@ -84,15 +86,16 @@ def main(arguments: list[str] | None = None) -> int:
         dest="form",
         action="store_const",
         const="json",
-        help="print one JSON object per line: photo, label, probability, confidence (the "
-        "calibrated probability of the more likely class)",
+        help="print one JSON object per line: photo, label, probability (of dog, 0 to 1, as the "
+        "model outputs it), confidence",
     )
     form.add_argument(
         "--csv",
         dest="form",
         action="store_const",
         const="csv",
-        help="print comma-separated values: the same fields, with a header",
+        help="print comma-separated values: the same fields, with a header; ./ is put before a "
+        "path that a spreadsheet would take for a formula",
     )
     serve = commands.add_parser(
         "serve",
@@ -113,6 +116,7 @@ def main(arguments: list[str] | None = None) -> int:
     )
     serve.add_argument(
         "--model",
+        type=_not_empty,
         metavar="NAME_OR_PATH",
         help="a run of your own or an included model by name, or an .onnx file (default: two-conv, "
         "which is included)",
@@ -128,18 +132,23 @@ def main(arguments: list[str] | None = None) -> int:
     )
     export.add_argument(
         "--model",
+        type=_not_empty,
         metavar="NAME_OR_PATH",
         help="a run of your own or an included model by name, or a .keras file (default: two-conv, "
         "which is included)",
     )
     export.add_argument(
         "--output",
+        type=_not_empty,
         metavar="FOLDER",
         help="where the model files go (default: beside a model of your own; build/export for an "
         "included one)",
     )
     export.add_argument(
-        "--web", metavar="FOLDER", help="where the static site goes (default: build/web)"
+        "--web",
+        type=_not_empty,
+        metavar="FOLDER",
+        help="where the static site goes (default: build/web)",
     )
     chosen = parser.parse_args(arguments)
     if chosen.command != "predict":  # predictions that nobody can read are a mistake
@@ -293,37 +302,55 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
         table.writerow(["photo", "label", "probability", "confidence"])
     # Predictions in the same terminal would break up the progress bar.
     hidden = len(photos) < 200 or not sys.stderr.isatty() or sys.stdout.isatty()
-    for prediction in tqdm(
+    predictions = tqdm(
         predict_photos(predictor, photos), total=len(photos), unit=" photos", disable=hidden
-    ):
-        photo = printable(prediction.photo)
-        if prediction.label is None:
-            tqdm.write(f"{photo}: {prediction.error}", file=sys.stderr)
-            status = 1
-        elif form == "json":
-            print(
-                json.dumps(
-                    {
-                        "photo": prediction.photo,
-                        "label": prediction.label,
-                        "probability": round(prediction.probability, 6),
-                        "confidence": round(prediction.confidence, 6),
-                    }
+    )
+    try:
+        for prediction in predictions:
+            photo = printable(prediction.photo)
+            if prediction.label is None:
+                tqdm.write(f"{photo}: {prediction.error}", file=sys.stderr)
+                status = 1
+            elif form == "json":
+                print(
+                    json.dumps(
+                        {
+                            "photo": prediction.photo,
+                            "label": prediction.label,
+                            "probability": round(prediction.probability, 6),
+                            "confidence": round(prediction.confidence, 6),
+                        }
+                    )
                 )
-            )
-        elif form == "csv":
-            table.writerow(
-                [
-                    photo,
-                    prediction.label,
-                    f"{prediction.probability:.6f}",
-                    f"{prediction.confidence:.6f}",
-                ]
-            )
-        else:
-            print(f"{photo}  {prediction.label}  {percent_confident(prediction.confidence, 1)}")
+            elif form == "csv":
+                table.writerow(
+                    [
+                        _no_formula(photo),
+                        prediction.label,
+                        f"{prediction.probability:.6f}",
+                        f"{prediction.confidence:.6f}",
+                    ]
+                )
+            else:
+                percent = percent_confident(prediction.confidence, 1)
+                print(f"{photo}  {prediction.label}  {percent}")
+    except ModelError as error:
+        print(error, file=sys.stderr)
+        status = 2
     sys.stdout.flush()
     return status
+
+
+def _not_empty(text: str) -> str:
+    """`text`, an argument that names something; raises argparse's error where it is empty."""
+    if not text.strip():
+        raise argparse.ArgumentTypeError("it is empty, as a variable that is not set would be")
+    return text
+
+
+def _no_formula(path: str) -> str:
+    """`path`, which no spreadsheet takes for a formula: with ``./`` in front, if it has to be."""
+    return f"./{path}" if path.startswith(("=", "+", "-", "@", "\t", "\r")) else path
 
 
 def serve_command(host: str, port: int, model: str | None) -> int:
@@ -381,6 +408,12 @@ def export_command(model: str | None, output: str | None, web: str | None) -> in
         static_site.build(files / f"{path.stem}.onnx", folder)
     except ModelError as error:
         print(error, file=sys.stderr)
+        return 2
+    except ModuleNotFoundError as error:
+        print(
+            f"Exporting needs {error.name}: pip install -r requirements.txt",
+            file=sys.stderr,
+        )
         return 2
     except OSError as error:
         print(

@@ -7,7 +7,6 @@ import json
 import os
 import shutil
 import subprocess
-import sys
 import threading
 import urllib.request
 from pathlib import Path
@@ -167,28 +166,54 @@ def test_networks_of_different_shapes(tmp_path, size, strides, padding, head):
     assert written.explain is not None and written.explain(images)[1].shape[0] == 5
 
 
-def test_a_network_that_cannot_be_exported_is_reported_in_one_line(tmp_path):
+def average_pooling(images):
+    return layers.AveragePooling2D(2)(images)
+
+
+def the_same_layer_twice(images):
+    convolution = layers.Conv2D(3, 3, padding="same")
+    return convolution(convolution(images))
+
+
+def channels_first(images):
+    return layers.MaxPooling2D(2, data_format="channels_first")(images)
+
+
+@pytest.mark.parametrize(
+    "unusual, said",
+    [
+        (average_pooling, "AveragePooling2D, cannot be written as ONNX"),
+        (the_same_layer_twice, "cannot be written as ONNX: it would predict differently"),
+        (channels_first, "'channels_first', which cannot be written as ONNX"),
+    ],
+)
+def test_a_network_that_cannot_be_exported_is_reported_in_one_line(tmp_path, capsys, unusual, said):
+    images = keras.Input((9, 9, 3))
+    x = layers.Flatten()(unusual(layers.Rescaling(1 / 255)(images)))
+    model = keras.Model(images, layers.Dense(1, activation="sigmoid")(x))
+    model.save(tmp_path / "other.keras")
+    assert command_line.main(["export", "--model", str(tmp_path / "other.keras")]) == 2
+    error = capsys.readouterr().err
+    assert said in error and len(error.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["other.keras"]
+
+
+def test_every_channel_may_have_a_scale_of_its_own(tmp_path):
     model = keras.Sequential(
         [
-            keras.Input((8, 8, 3)),
-            layers.AveragePooling2D(2),
+            keras.Input((6, 6, 3)),
+            layers.Rescaling([0.001, 0.01, 0.02], offset=[-1.0, 0.0, 1.0]),
             layers.Flatten(),
             layers.Dense(1, activation="sigmoid"),
         ]
     )
-    model.save(tmp_path / "other.keras")
-    run = subprocess.run(
-        [sys.executable, "-m", "catsdogs", "export", "--model", tmp_path / "other.keras"],
-        cwd=paths.PROJECT,
-        capture_output=True,
-        text=True,
+    onnx.to_onnx(model, tmp_path / "mine.onnx")
+    images = np.random.default_rng(0).integers(0, 256, (5, 6, 6, 3), np.uint8)
+    np.testing.assert_allclose(
+        load_predictor(tmp_path / "mine.onnx").predict(images),
+        model.predict(images, verbose=0)[:, 0],
+        atol=1e-5,
     )
-    assert (
-        run.returncode == 2
-        and "cannot be written as ONNX" in run.stderr
-        and len(run.stderr.splitlines()) == 1
-    )
-    assert not (tmp_path / "other.onnx").exists()
 
 
 def test_the_8_bit_model_takes_bytes_and_comes_close(tmp_path, images):
@@ -351,6 +376,7 @@ def test_the_command_line_exports_and_says_what_it_left_out(synthetic, tmp_path,
     printed = capsys.readouterr().out
     assert "No 8-bit LiteRT file" in printed and "http.server" in printed and dataset.is_synthetic()
     assert sorted(path.name for path in mine.iterdir()) == [
+        "model.h5",
         "model.keras",
         "model.onnx",
         "model.tflite",

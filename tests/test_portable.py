@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 import tempfile
@@ -23,7 +24,7 @@ PROGRAMS = {
     "in between": ("keras", "3.12.1", ["keras", "h5"]),
     "Keras 2": ("tf_keras", "2.18.0", ["h5"]),
 }
-#: What each of them runs: it predicts with every model of the folder that it is given.
+#: What each of them runs: it calls every model of the folder that it is given.
 LOAD = """
 import importlib, json, sys
 from pathlib import Path
@@ -35,7 +36,7 @@ for ending in json.loads(sys.argv[4]):
     for path in sorted(Path(sys.argv[3]).glob(f"*.{ending}")):
         model = keras.models.load_model(path, compile=False)
         inputs = np.load(path.with_suffix(".inputs.npy"))
-        np.save(f"{path}.{sys.argv[2]}.npy", model.predict(inputs, verbose=0))
+        np.save(f"{path}.{sys.argv[2]}.npy", model(inputs, training=False))
 if len(sys.argv) > 5:
     sys.path.append(sys.argv[5])
     from tools.keras_arguments import arguments
@@ -64,8 +65,7 @@ def networks():
     return {
         "baseline": cnn.baseline(16),
         "two_conv": cnn.two_conv(32, **small),
-        "softmax": cnn.two_conv(32, **small, softmax=True),
-        "residual": cnn.residual(4, filters=(4, 8), blocks=(1, 2)),
+        "residual": cnn.residual(4, filters=(4, 8), blocks=(1, 1)),
         "head": keras.Sequential(head),
         "various": various(),
     }
@@ -73,20 +73,28 @@ def networks():
 
 @pytest.fixture(scope="module")
 def saved(tmp_path_factory):
-    """A folder with every network in every format, its inputs, and its predictions here."""
+    """A folder with networks, among them the included ones, their inputs and predictions here."""
     folder, rng = tmp_path_factory.mktemp("saved"), np.random.default_rng(0)
+
+    def predict(name, model):
+        shape = [side or 24 for side in model.input_shape[1:]]
+        inputs = rng.integers(0, 256, (3, *shape)).astype("float32")
+        np.save(folder / f"{name}.inputs.npy", inputs)
+        np.save(folder / f"{name}.expected.npy", model(inputs, training=False))
+
     keras.utils.set_random_seed(0)
     for name, model in networks().items():
         for weight in model.weights:
             if not weight.path.endswith("variance"):
                 weight.assign(rng.normal(0, 0.2, weight.shape))
-        shape = [side or 24 for side in model.input_shape[1:]]
-        inputs = rng.integers(0, 256, (3, *shape)).astype("float32")
-        np.save(folder / f"{name}.inputs.npy", inputs)
-        np.save(folder / f"{name}.expected.npy", model.predict(inputs, verbose=0))
+        predict(name, model)
         portable.save(model, folder / f"{name}.keras")
-        if name != "various":  # has layers that Keras 2 lacks
+        if name in ("two_conv", "residual"):
             portable.save(model, folder / f"{name}.h5")
+    for file in paths.included().glob("*/model.[kh]*"):
+        shutil.copy(file, folder / f"{file.parent.name}{file.suffix}")
+        if file.suffix == ".keras":
+            predict(file.parent.name, keras.saving.load_model(file))
     return folder
 
 
@@ -134,11 +142,11 @@ def test_older_programs_predict_the_same(saved, loaded, program):
     assert status == 0, printed[-2000:]
     for ending in endings:
         files = sorted(saved.glob(f"*.{ending}"))
-        assert len(files) >= 5
+        assert len(files) == {"keras": 7, "h5": 3}[ending]
         for path in files:
             given = np.load(f"{path}.{version}.npy")
             expected = np.load(path.with_suffix(".expected.npy"))
-            np.testing.assert_allclose(given, expected, atol=1e-6, err_msg=path.name)
+            np.testing.assert_allclose(given, expected, atol=2e-6, err_msg=path.name)
 
 
 def test_the_table_of_arguments_is_that_of_the_oldest_keras(saved, loaded):

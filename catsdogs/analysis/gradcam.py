@@ -7,15 +7,34 @@ from catsdogs.backend import keras
 
 ops = keras.ops
 
+_CONVOLUTIONS = (
+    keras.layers.Conv2D,
+    keras.layers.SeparableConv2D,
+    keras.layers.DepthwiseConv2D,
+)
+
+
+def is_possible(model: keras.Model) -> bool:
+    """Whether `gradcam` can explain `model`: a convolution, and a chain of layers to one unit."""
+    layers = list(model.layers)
+    convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, _CONVOLUTIONS)]
+    if not convolutions or not isinstance(layers[-1], keras.layers.Dense):
+        return False
+    head = layers[convolutions[-1] :]
+    return isinstance(model, keras.Sequential) or all(
+        after.input is before.output for before, after in zip(head, head[1:])
+    )
+
 
 def gradcam(model: keras.Model, images: np.ndarray) -> np.ndarray:
     """Grad-CAM heatmaps of `images`, one of shape (height, width) per image, 0 to 1.
 
     `images` has shape (images, height, width, 3), 0 to 255, as the model takes them; `model` is a
-    `keras.Sequential` that ends in one sigmoid unit. A heatmap marks the regions that contributed
-    most to the prediction: the channels of the last convolution, each weighted by the mean gradient
-    of the predicted class's logit with respect to it. Negative contributions are dropped, and each
-    heatmap is scaled to a maximum of 1, so brightness compares regions of one image, not images.
+    chain of layers that ends in one sigmoid unit (see `is_possible`). A heatmap marks the regions
+    that contributed most to the prediction: the channels of the last convolution, each weighted by
+    the mean gradient of the predicted class's logit with respect to it. Negative contributions are
+    dropped, and each heatmap is scaled to a maximum of 1, so brightness compares regions of one
+    image, not images.
 
     Formula: Selvaraju et al. (2017), "Grad-CAM", equations 1 and 2. Where a pooling layer follows
     the convolution, the gradient is with respect to its output, and the channels are its input.
@@ -23,13 +42,7 @@ def gradcam(model: keras.Model, images: np.ndarray) -> np.ndarray:
     Raises `ValueError` for a model without a convolution.
     """
     layers = list(model.layers)
-    convolutions = [
-        i
-        for i, layer in enumerate(layers)
-        if isinstance(
-            layer, (keras.layers.Conv2D, keras.layers.SeparableConv2D, keras.layers.DepthwiseConv2D)
-        )
-    ]
+    convolutions = [i for i, layer in enumerate(layers) if isinstance(layer, _CONVOLUTIONS)]
     if not convolutions:
         raise ValueError(
             f"model {model.name!r} has no convolution: Grad-CAM needs a convolutional network"

@@ -9,9 +9,15 @@ from catsdogs import files, paths
 from catsdogs.backend import keras
 from catsdogs.data.dataset import Dataset, is_synthetic
 from catsdogs.data.decode import RESIZING
+from catsdogs.networks import portable
 from catsdogs.serving import litert, onnx
 from catsdogs.serving.models import ModelError, name_of, record_beside
-from catsdogs.serving.predictor import load_model, load_predictor, recorded_calibration
+from catsdogs.serving.predictor import (
+    keras_predictor,
+    load_model,
+    load_predictor,
+    recorded_calibration,
+)
 from catsdogs.text import printable
 
 
@@ -25,8 +31,9 @@ def export(
 
     Of ``model.keras``, these are ``model.onnx`` (see `catsdogs.serving.onnx`), ``model.tflite``
     and, with `representative_images`, the 8-bit ``model_int8.tflite`` (see
-    `catsdogs.serving.litert`). `representative_images` is a function that takes the model's input
-    size and returns some hundred training images.
+    `catsdogs.serving.litert`); last, ``model.h5``, for Keras 2 (see `catsdogs.networks.portable`).
+    `representative_images` is a function that takes the model's input size and returns some hundred
+    training images.
 
     Raises `catsdogs.serving.predictor.ModelError` for a model that cannot be used or exported.
     """
@@ -34,12 +41,33 @@ def export(
     folder.mkdir(parents=True, exist_ok=True)
     name = model_path.stem
     written = [folder / f"{name}.onnx", folder / f"{name}.tflite"]
-    onnx.to_onnx(model, written[0], describe(model_path, model))
+    _to_onnx(model, model_path, written[0])
     litert.to_litert(model, written[1])
     if representative_images is not None:
         written.append(folder / f"{name}_int8.tflite")
         litert.to_int8_litert(model, written[2], representative_images(model.input_shape[1]))
+    written.append(folder / f"{name}.h5")
+    portable.save(model, written[-1])
     return written
+
+
+def _to_onnx(model, model_path, path):
+    """Write `model`, which is that of the file `model_path`, as ONNX at `path`, and compare both.
+
+    A network may connect its layers in a way that the layers, one by one, do not tell.
+    """
+    onnx.to_onnx(model, path, describe(model_path, model))
+    written, rng = load_predictor(path), np.random.default_rng(0)
+    brightest = np.linspace(16, 255, 16).reshape(-1, 1, 1, 1)
+    images = (rng.random((16, written.size, written.size, 3)) * brightest).astype(np.uint8)
+    difference = abs(written.predict(images) - keras_predictor(model).predict(images)).max()
+    if difference > 1e-3:
+        path.unlink()
+        raise ModelError(
+            f"{printable(paths.shown(model_path))} cannot be written as ONNX: it would predict "
+            f"differently, by up to {difference:.2g}; expected a network whose layers form a "
+            "chain, such as those of notebook 02"
+        )
 
 
 def onnx_beside(path: Path) -> Path:
@@ -55,7 +83,7 @@ def onnx_beside(path: Path) -> Path:
             f"expected the name of a model, or {printable(paths.shown(written))}"
         )
     network = load_model(path)
-    onnx.to_onnx(network, written, describe(path, network))
+    _to_onnx(network, path, written)
     print(f"exported {printable(paths.shown(written))}")
     return written
 
@@ -63,12 +91,12 @@ def onnx_beside(path: Path) -> Path:
 def compare(model_path: Path, written: list[Path], images: np.ndarray) -> dict[str, dict]:
     """How far the predictions of the files in `written` differ from those of `model_path`.
 
-    `images`: uint8, (images, size, size, 3). The result maps each file's name to its ``bytes``, the
-    ``largest_difference`` of a probability, and ``same_label``: the share of images for which both
-    predict the same class.
+    An ``.h5`` file is left out: `load_predictor` loads none. `images`: uint8, (images, size, size,
+    3). The result maps each file's name to its ``bytes``, the ``largest_difference`` of a
+    probability, and ``same_label``: the share of images for which both predict the same class.
     """
     expected, found = load_predictor(model_path).predict(images), {}
-    for path in written:
+    for path in (one for one in written if one.suffix != ".h5"):
         given = load_predictor(path).predict(images)
         found[path.name] = {
             "bytes": path.stat().st_size,

@@ -17,8 +17,8 @@ from catsdogs.serving.predictor import ModelError
 OPSET = 17
 
 
-def to_onnx(model: keras.Sequential, path: Path, facts: dict[str, str] | None = None) -> None:
-    """Write `model` as an ONNX file at `path`, with `facts` as its metadata.
+def to_onnx(model: keras.Model, path: Path, facts: dict[str, str] | None = None) -> None:
+    """Write `model`, a chain of layers, as an ONNX file at `path`, with `facts` as its metadata.
 
     Input ``photos``: uint8, (photos, size, size, 3), RGB. Outputs: ``probability`` of "dog",
     float32, (photos, 1), and, where the layers after the last convolution allow it, ``map``,
@@ -36,12 +36,11 @@ def to_onnx(model: keras.Sequential, path: Path, facts: dict[str, str] | None = 
     value = graph.add(
         "Cast", graph.add("Transpose", "photos", perm=[0, 3, 1, 2]), to=onnx.TensorProto.FLOAT
     )
-    convolutions = [
-        i for i, layer in enumerate(model.layers) if isinstance(layer, keras.layers.Conv2D)
-    ]
+    chain = [layer for layer in model.layers if not isinstance(layer, keras.layers.InputLayer)]
+    convolutions = [i for i, layer in enumerate(chain) if isinstance(layer, keras.layers.Conv2D)]
     last = convolutions[-1] if convolutions else None
     finer, head, in_head = None, [], False
-    for index, layer in enumerate(model.layers):
+    for index, layer in enumerate(chain):
         if isinstance(layer, (keras.layers.Flatten, keras.layers.GlobalAveragePooling2D)):
             in_head = True
             spatial = layer.input.shape[1:]
@@ -112,15 +111,16 @@ class _Graph:
         Keras's order: (height, width, channels).
         """
         layers = keras.layers
-        if isinstance(layer, layers.Rescaling):
-            return self.add(
-                "Add", self.add("Mul", value, self.weight(layer.scale)), self.weight(layer.offset)
+        if getattr(layer, "data_format", "channels_last") != "channels_last":
+            raise ModelError(
+                f"layer {layer.name!r} has the data format {layer.data_format!r}, which cannot be "
+                "written as ONNX: expected 'channels_last'"
             )
-        if (
-            isinstance(layer, layers.Conv2D)
-            and type(layer) is layers.Conv2D
-            and layer.data_format == "channels_last"
-        ):
+        if isinstance(layer, layers.Rescaling):
+            # One number, or one per channel.
+            scale, offset = (np.reshape(given, (-1, 1, 1)) for given in (layer.scale, layer.offset))
+            return self.add("Add", self.add("Mul", value, self.weight(scale)), self.weight(offset))
+        if isinstance(layer, layers.Conv2D) and type(layer) is layers.Conv2D:
             padding = _same_padding(layer) if layer.padding == "same" else [0, 0, 0, 0]
             inputs = [value, self.weight(_array(layer.kernel).transpose(3, 2, 0, 1))]
             if layer.use_bias:

@@ -1,6 +1,9 @@
 """Classify images and photos with a trained model, whatever its file format."""
 
+import json
 import os
+import re
+import zipfile
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from itertools import islice, tee
@@ -85,7 +88,8 @@ class Predictor:
         `images` are uint8, (images, size, size, 3), RGB. With `flip`, the probability is averaged
         with that of the image's horizontal flip (test-time augmentation).
 
-        Raises `ValueError` for images of a different type or shape.
+        Raises `ValueError` for images of a different type or shape, and `ModelError` for a model
+        whose output is no probability.
         """
         found = []
         for batch in self._batches(images, batch_size):
@@ -93,7 +97,7 @@ class Predictor:
             if flip:
                 flipped = self.predict_batch(np.ascontiguousarray(batch[:, :, ::-1]))
                 probabilities = (probabilities + flipped) / 2
-            found.append(probabilities)
+            found.append(self._checked(probabilities))
         return np.concatenate(found) if found else np.empty(0, np.float32)
 
     def explain(
@@ -118,7 +122,7 @@ class Predictor:
         if not found:
             return np.empty(0, np.float32), np.empty((0, self.size, self.size), np.float32)
         probabilities, maps = zip(*found)
-        return np.concatenate(probabilities), np.concatenate(maps)
+        return self._checked(np.concatenate(probabilities)), np.concatenate(maps)
 
     def prediction(self, photo: str | os.PathLike, probability: float) -> Prediction:
         """The `Prediction` for the photo named `photo`, whose probability of "dog" is given."""
@@ -129,6 +133,15 @@ class Predictor:
             self.calibration.confidence(probability),
             self.calibration.label(probability),
         )
+
+    def _checked(self, probabilities):
+        wrong = probabilities[~((probabilities >= 0) & (probabilities <= 1))]  # NaN is neither
+        if len(wrong):
+            raise ModelError(
+                f"the model {self.facts.get('name', '')!r} predicts {wrong[0]:g}: expected a "
+                "probability, 0 to 1; its training may have diverged, or it has no sigmoid"
+            )
+        return probabilities
 
     def _batches(self, images, batch_size):
         if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
@@ -249,8 +262,9 @@ def load_model(model: str | os.PathLike | None = None) -> "keras.Model":
     layers that would run code of its own. (`catsdogs.training.records.load_model` is for runs of
     this project: it checks the file against the run's record.)
 
-    Raises `ModelError` for a file that is missing, damaged, or of a model with an input shape other
-    than (None, size, size, 3) or an output shape other than (None, 1).
+    Raises `ModelError` for a file that is missing, damaged or of a newer Keras, or of a model with
+    an input shape other than (None, size, size, 3), an output shape other than (None, 1), or
+    anything else that `catsdogs.serving.contract` rules out.
     """
     path = find_model(model, (".keras",))
     try:
@@ -264,9 +278,13 @@ def load_model(model: str | os.PathLike | None = None) -> "keras.Model":
         loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
         inputs, outputs = loaded.input_shape, loaded.output_shape
     except Exception as error:  # zipfile, h5py, json and Keras each raise their own for damage
-        raise _damaged(path, error, "train with notebook 02") from None
+        raise _keras_not_loaded(path, error, keras.__version__) from None
     if not (_is_square(inputs) and outputs == (None, 1)):
         raise _wrong_shape(path, inputs, outputs, "such as notebook 02 trains")
+    from catsdogs.serving import contract
+
+    if wrong := contract.violation(loaded):
+        raise ModelError(f"{printable(paths.shown(path))} {printable(wrong)}")
     return loaded
 
 
@@ -281,12 +299,13 @@ def keras_predictor(
     def predict_batch(images):
         return model.predict_on_batch(images)[:, 0]
 
-    def explain_batch(images):
-        from catsdogs.analysis import gradcam
+    from catsdogs.analysis import gradcam
 
+    def explain_batch(images):
         return predict_batch(images), gradcam.gradcam(model, images)
 
-    return Predictor(model.input_shape[1], predict_batch, explain_batch, calibration, facts or {})
+    explain = explain_batch if gradcam.is_possible(model) else None
+    return Predictor(model.input_shape[1], predict_batch, explain, calibration, facts or {})
 
 
 def recorded_calibration(path: Path) -> Calibration:
@@ -317,25 +336,20 @@ def _load_onnx(path, threads):
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     try:
         session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
-        facts = dict(session.get_modelmeta().custom_metadata_map)
+        facts = {"name": name_of(path)} | session.get_modelmeta().custom_metadata_map
     except Exception as error:  # ONNX Runtime has many kinds of its own
-        raise _damaged(path, error, "export it again with python -m catsdogs export") from None
+        raise _not_loaded(path, _reason(error), _EXPORT_AGAIN) from None
     inputs = session.get_inputs()
-    outputs = [output.name for output in session.get_outputs()]
+    outputs = {one.name: one.shape for one in session.get_outputs()}
     types = [one.type for one in inputs]
     shapes = [[None if isinstance(side, str) else side for side in one.shape] for one in inputs]
     if not (
         types == ["tensor(uint8)"]
         and _is_square(shapes[0])
         and shapes[0][0] is None
-        and "probability" in outputs
+        and outputs.get("probability", [])[1:] == [1]
     ):
-        raise _wrong_shape(
-            path,
-            f"{', '.join(types)} {shapes}",
-            outputs,
-            "such as python -m catsdogs export writes",
-        )
+        raise _wrong_shape(path, f"{', '.join(types)} {shapes}", outputs, _SUCH_AS_EXPORTED)
     record = record_beside(path)
     if record and facts.get("model_sha256") != record.get("model_sha256"):
         raise different_model(path)
@@ -350,13 +364,16 @@ def _load_onnx(path, threads):
         probabilities, maps = run(["probability", "map"], images)
         return probabilities[:, 0], maps
 
-    return Predictor(
-        shapes[0][1],
-        lambda images: run(["probability"], images)[0][:, 0],
-        explain_batch if "map" in outputs else None,
-        # The record is newer than the file where notebook 03 ran after the export.
-        _calibration_of(record.get("calibration") or facts),
-        facts,
+    return _tried(
+        path,
+        Predictor(
+            shapes[0][1],
+            lambda images: run(["probability"], images)[0][:, 0],
+            explain_batch if "map" in outputs else None,
+            # The record is newer than the file where notebook 03 ran after the export.
+            _calibration_of(record.get("calibration") or facts),
+            facts,
+        ),
     )
 
 
@@ -373,21 +390,42 @@ def _load_litert(path, threads):
         ((input_name, input_details),) = runner.get_input_details().items()
         ((output_name, output_details),) = runner.get_output_details().items()
     except Exception as error:  # ValueError, RuntimeError and whatever flatbuffers raises
-        raise _damaged(path, error, "export it again with python -m catsdogs export") from None
+        raise _not_loaded(path, _reason(error), _EXPORT_AGAIN) from None
     inputs = list(input_details["shape_signature"])
     outputs = list(output_details["shape_signature"])
-    if not (_is_square(inputs) and outputs[-1] == 1):
-        raise _wrong_shape(path, inputs, outputs, "such as python -m catsdogs export writes")
+    # A file does not say what its pixels should be: those with these names take 0 to 255.
+    named = (input_name, output_name) == ("photos", "probability")
+    if not (named and _is_square(inputs) and outputs[1:] == [1]):
+        raise _wrong_shape(
+            path, f"{input_name} {inputs}", f"{output_name} {outputs}", _SUCH_AS_EXPORTED
+        )
 
     def predict_batch(images):
         return runner(**{input_name: images.astype(input_details["dtype"])})[output_name][:, 0]
 
-    return Predictor(
-        int(inputs[1]),
-        predict_batch,
-        calibration=recorded_calibration(path),
-        facts={"name": name_of(path)},
+    return _tried(
+        path,
+        Predictor(
+            int(inputs[1]),
+            predict_batch,
+            calibration=recorded_calibration(path),
+            facts={"name": name_of(path)},
+        ),
     )
+
+
+def _tried(path, predictor):
+    """`predictor`, once it has predicted probabilities for a black, a white and a random image."""
+    size = predictor.size
+    images = np.random.default_rng(0).integers(0, 256, (3, size, size, 3), np.uint8)
+    images[0], images[1] = 0, 255
+    try:
+        predictor.predict(images)
+    except ModelError:
+        raise
+    except Exception as error:  # ONNX Runtime and LiteRT have many kinds of their own
+        raise _not_loaded(path, _reason(error), _EXPORT_AGAIN) from None
+    return predictor
 
 
 def _is_square(shape):
@@ -400,12 +438,49 @@ def _is_square(shape):
     )
 
 
-def _damaged(path, error, remedy):
-    lines = str(error).strip().splitlines() or [type(error).__name__]
+_EXPORT_AGAIN = "export it again with python -m catsdogs export"
+_SUCH_AS_EXPORTED = (
+    "with the input photos and the output probability, such as python -m catsdogs export writes"
+)
+
+
+def _not_loaded(path, reason, remedy):
     return ModelError(
-        f"{printable(paths.shown(path))} cannot be loaded ({printable(lines[0][:200])}): "
-        f"download it again, or {remedy}"
+        f"{printable(paths.shown(path))} cannot be loaded ({printable(reason)}): {remedy}"
     )
+
+
+def _reason(error):
+    """Why a file could not be loaded, in one line.
+
+    Keras wraps an error in others that quote all of a layer's arguments: the cause comes last.
+    """
+    reason = " ".join(str(error).rpartition("Exception encountered: ")[2].split())
+    reason = reason or type(error).__name__
+    return reason if len(reason) <= 300 else f"{reason[:100]} … {reason[-200:]}"
+
+
+def _keras_not_loaded(path, error, installed):
+    """The `ModelError` for a ``.keras`` file that Keras, whose version is `installed`, refuses."""
+    try:
+        with zipfile.ZipFile(path) as archive:
+            intact = archive.testzip() is None
+            saved = str(json.loads(archive.read("metadata.json"))["keras_version"])
+    except Exception:  # zipfile, zlib and json each raise their own
+        intact = False
+    if not intact:
+        return _not_loaded(
+            path, "it is no complete .keras file", "get it again, or train with notebook 02"
+        )
+    if _numbers(saved) > _numbers(installed):
+        remedy = f"Keras {saved} saved it, and this is {installed}: pip install -U 'keras>={saved}'"
+    else:
+        remedy = "expected a model of Keras's own layers, such as notebook 02 trains"
+    return _not_loaded(path, _reason(error), remedy)
+
+
+def _numbers(version):
+    return [int(number) for number in re.findall(r"\d+", version)[:3]]
 
 
 def _wrong_shape(path, inputs, outputs, example):
