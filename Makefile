@@ -10,7 +10,7 @@ LOCKS := -r .ci/requirements.txt $(if $(GPU),-r .ci/requirements-gpu.txt)
 INSTALLED := $(VENV)/installed$(if $(GPU),-gpu)
 DEV := $(VENV)/installed-dev
 
-.PHONY: run lab serve test install lint fuzz publish baseline bench bench-serve report clean help
+.PHONY: run lab serve test test-lowest install lint fuzz publish baseline bench bench-serve report clean help
 .DEFAULT_GOAL := run
 
 run: install  ## run notebooks 01 to 04 into build/ (ONLY="06 09" runs those instead)
@@ -24,6 +24,9 @@ serve: install  ## serve the web page and the HTTP API on this machine
 
 test: $(DEV)  ## run the tests
 	@$(BIN)/python -m pytest
+
+test-lowest: $(DEV)  ## train and predict with the lowest versions that the requirements allow
+	@bash .ci/lowest
 
 install: $(INSTALLED)  ## only create the environment in .venv (GPU=1: with CUDA)
 

@@ -227,7 +227,7 @@ def run(numbers: Sequence[str] = ()) -> int:
         f"{100 * accuracy['low']:.1f} to {100 * accuracy['high']:.1f}, n = {test['photos']:,}"
         + (
             ", on the SYNTHETIC sample, which tells nothing about photos.\n"
-            "For real ones: ./download_data.sh (see --help), then run this again."
+            "For real ones: bash download_data.sh (see --help), then run this again."
             if dataset.is_synthetic()
             else ""
         )

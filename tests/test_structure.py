@@ -6,6 +6,8 @@ import json
 import re
 
 import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
 
 from catsdogs import paths
 
@@ -194,6 +196,36 @@ def test_the_learning_rate_schedule_is_defined_once():
 def test_no_code_of_notebooks_is_executed_but_by_running_them():
     for name, tree in sources("tests", "tools").items():
         assert not {"exec", "compile", "eval"} & set(calls(tree)), name
+
+
+# --- the requirements ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "requirements, locks",
+    [
+        (["requirements.txt", "requirements-serve.txt"], [".ci/requirements.txt"]),
+        (["requirements-serve.txt"], [".ci/requirements-serve.txt"]),
+        ([], [".ci/requirements-dev.txt"]),
+        ([], [".ci/requirements-gpu.txt"]),
+    ],
+)
+def test_the_locks_have_an_allowed_version_of_everything_with_its_checksum(requirements, locks):
+    locked = {}
+    for name in locks:
+        text = (paths.PROJECT / name).read_text(encoding="utf-8")
+        assert "://" not in text  # of an index: everyone has their own
+        for entry in re.sub(r"#.*\n| *\\\n", " ", text).strip().split("\n"):
+            pinned, _, hashes = entry.partition(" --hash=sha256:")
+            found = Requirement(pinned)
+            assert len(hashes) >= 64 and str(found.specifier).startswith("=="), entry
+            locked.setdefault(found.name, set()).add(str(found.specifier).removeprefix("=="))
+    for name in requirements:
+        for line in (paths.PROJECT / name).read_text(encoding="utf-8").splitlines():
+            if line.strip() and not line.startswith("#"):
+                wanted = Requirement(line)
+                versions = locked[canonicalize_name(wanted.name)]
+                assert all(version in wanted.specifier for version in versions), line
 
 
 # --- the notebooks -------------------------------------------------------------------------------

@@ -2,7 +2,7 @@
 
     python -m tools.bench [--publish] [MEASUREMENT ...]
 
-The photos come from the archive that ``CATSDOGS_BENCH_ARCHIVE`` names, as ``./download_data.sh
+The photos come from the archive that ``CATSDOGS_BENCH_ARCHIVE`` names, as ``bash download_data.sh
 zip`` takes it; without one, they are those in ``data/``, or else the synthetic sample.
 ``CATSDOGS_BENCH_ORIGINALS`` may name a second archive, of photos at their original size, for the
 rows that read files. The baselines run as their authors wrote them.

@@ -31,7 +31,7 @@ CONTROLS = "Controls appear here when this cell is run.\n"
 def main(numbers: list[str]) -> int:
     """Run notebooks and publish them with the model's formats and all numbers; the exit status."""
     if dataset.origin() != "asirra" or not paths.photos().exists():
-        print("Publishing needs Asirra's photos: ./download_data.sh first.", file=sys.stderr)
+        print("Publishing needs Asirra's photos: bash download_data.sh first.", file=sys.stderr)
         return 1
     build = paths.PROJECT / "build" / "published"
     chosen = cli.chosen_notebooks(numbers)

@@ -66,7 +66,7 @@ def check_photos(
     if found.empty:
         raise paths.NotFoundError(
             f"no photos in {paths.shown(folder)}: expected some in its folders Cat and Dog. "
-            f"Run ./download_data.sh first. {store.left_out(folder)}".rstrip()
+            f"Run bash download_data.sh first. {store.left_out(folder)}".rstrip()
         )
     known = _read_table(folder)
     position = pd.Index(known.photo).get_indexer(found.photo)  # -1 for a new file

@@ -1,6 +1,6 @@
 """Gets the photos into ``data/PetImages/{Cat,Dog}/N.jpg`` from each source; the command line.
 
-Notebooks call `download`; ``./download_data.sh`` and ``python -m catsdogs download`` run `main`.
+Notebooks call `download`; ``bash download_data.sh`` and ``python -m catsdogs download`` run `main`.
 Standard library only (the synthetic sample needs NumPy and Pillow), Python 3.9 or newer: it runs
 before anything is installed.
 """
@@ -131,7 +131,7 @@ def get(
         print(
             "\nNo source of photos can be reached. Carrying on with the synthetic sample: every "
             "figure and number\nof this run is marked as synthetic. With the real photos on disk: "
-            "./download_data.sh zip FILE\n",
+            "bash download_data.sh zip FILE\n",
             flush=True,
         )
         get("synthetic")
@@ -344,7 +344,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
 def main(
     arguments: Sequence[str] | None = None,
     *,
-    program: str = "./download_data.sh",
+    program: str = "bash download_data.sh",
     synthetic_fallback: bool = False,
 ) -> int:
     """Run the command line `arguments`; returns the exit status and never ends in a traceback.

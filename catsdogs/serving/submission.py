@@ -64,7 +64,7 @@ def photos(sample: Path | None = None) -> dict[int, Path]:
     if not found:
         raise paths.NotFoundError(
             f"no photos in {paths.shown(folder)}: expected N.jpg. "
-            "Run ./download_data.sh kaggle, or ./download_data.sh zip with Kaggle's archive."
+            "Run bash download_data.sh kaggle, or bash download_data.sh zip with Kaggle's archive."
         )
     ids = sorted(found) if sample is None else read_sample(sample).id
     return {number: found.get(number, folder / f"{number}.jpg") for number in ids}
