@@ -15,7 +15,7 @@ from papermill import inspect_notebook
 
 from catsdogs import cli as command_line
 from catsdogs import notebooks, paths
-from catsdogs.data import dataset
+from catsdogs.data import dataset, splits
 from catsdogs.training import fit, records
 from tools import publish
 
@@ -368,6 +368,26 @@ def test_the_first_cell_finds_the_project_or_fetches_it(name, tmp_path, bare_pyt
 
 
 # --- classifying, in the notebook -----------------------------------------------------------------
+
+
+def test_notebook_01_prepares_a_few_photos_of_ones_own(synthetic_data, tmp_path, monkeypatch):
+    """Whatever they and their folder are called, and fewer than the figures have room for."""
+    monkeypatch.setenv("CATSDOGS_DATA", str(tmp_path / "data"))
+    folder = tmp_path / "My Drive" / "p (1); $HOME `id` 'q'"
+    for name, count in (("Cats", 12), ("my dogs", 4)):
+        (folder / "train" / name / ".ipynb_checkpoints").mkdir(parents=True)
+        for number in range(1, count + 1):
+            photo = synthetic_data / "PetImages" / ("Cat" if name == "Cats" else "Dog")
+            shutil.copy(photo / f"{number}.jpg", folder / "train" / name / f"IMG {number}.JPG")
+        shutil.copy(photo / "1.jpg", folder / "train" / name / ".ipynb_checkpoints")
+    parameters = {"SOURCE": f"zip {folder}", "IMAGE_SIZE": 8}
+    name = "01_get_the_photos.ipynb"
+    notebooks.run(paths.PROJECT / "notebooks" / name, tmp_path, parameters, html=False)
+    text = "".join(out.text for out in outputs(tmp_path, name) if "text" in out)
+    assert "16 files: 0 corrupt, 16 good photos (12 cats, 4 dogs)" in text
+    assert "The classes are imbalanced: 12 cats and 4 dogs" in text
+    rows = splits.prepare("full", progress=False)
+    assert len(rows.groupby(["label", "subset"])) == 6
 
 
 def test_new_photos_from_a_folder_and_from_the_web(synthetic_data, tmp_path, monkeypatch):
