@@ -141,11 +141,10 @@ def _is_damage(error):
 
 
 def _in_folder(folder):
-    root = os.fspath(folder)
+    start = len(os.path.join(folder, ""))
     for entry in names.walk(folder):
         if entry.is_file():
-            path = os.path.relpath(entry.path, root).replace(os.sep, "/")
-            file = Path(entry.path)
+            path, file = entry.path[start:].replace(os.sep, "/"), Path(entry.path)
             yield Member(path, entry.stat().st_size, lambda file=file: open(file, "rb"), file)
 
 
