@@ -1,7 +1,8 @@
-"""Checkpoints that are damaged, of something else, or that the disk has no room for."""
+"""Checkpoints that are damaged or of something else; they and models on a full disk."""
 
 import json
 import os
+import resource
 from types import SimpleNamespace
 
 import numpy as np
@@ -9,6 +10,7 @@ import pytest
 
 from catsdogs import arrays, files
 from catsdogs.backend import keras
+from catsdogs.networks import portable
 from catsdogs.training.checkpoint import Checkpoint
 
 FACTS = {"history": {"loss": [0.5, 0.25]}, "best_epoch": 2, "seconds": 1.5}
@@ -91,3 +93,17 @@ def test_where_no_checkpoint_can_be_written_training_goes_on(saved, monkeypatch,
     said = capsys.readouterr().out
     assert "could not be written (No space left on device). Training goes on" in said
     assert saved.path.read_bytes() == before and len(list(saved.path.parent.iterdir())) == 1
+
+
+@pytest.mark.parametrize("suffix", ["keras", "h5"])
+def test_a_model_that_does_not_fit_is_said_before_any_of_it_is_written(tmp_path, suffix):
+    """Half of an HDF5 file crashed Python at its end."""
+    model = keras.Sequential([keras.Input((3,)), keras.layers.Dense(1)])
+    before = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, before[1]))
+    try:
+        with pytest.raises(files.DiskFullError, match="could not be written"):
+            portable.save(model, tmp_path / f"model.{suffix}")
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    assert not list(tmp_path.iterdir())
