@@ -8,6 +8,7 @@ import sys
 import tempfile
 import zipfile
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -15,6 +16,8 @@ import pytest
 from catsdogs import paths
 from catsdogs.backend import keras
 from catsdogs.networks import cnn, portable
+from catsdogs.serving.predictor import load_predictor
+from catsdogs.training import fit
 
 layers = keras.layers
 
@@ -28,6 +31,7 @@ PROGRAMS = {
 LOAD = """
 import importlib, json, sys
 from pathlib import Path
+from types import SimpleNamespace
 import numpy as np
 keras = importlib.import_module(sys.argv[1])
 if keras.__version__ != sys.argv[2]:
@@ -201,3 +205,24 @@ def test_saving_advises_against_no_format(tmp_path, caplog):
     assert (tmp_path / "mine.h5").exists() and not caplog.records
     model.save(tmp_path / "mine.h5")
     assert "HDF5" in caplog.text  # others' advice is shown, as before
+
+
+def test_a_network_that_is_trained_on_crops_takes_one_size_once_it_is_trained(
+    tmp_path, monkeypatch
+):
+    """So that the command line can classify photos with it, as with any other."""
+    done = SimpleNamespace(history={}, best_epoch=1, seconds=0.0, interrupted=False)
+    monkeypatch.setattr(fit, "fit", lambda *_, **__: done)
+    described = {"split": "full", "fingerprint": "0"}
+    photos = SimpleNamespace(train=None, val=None, describe=lambda: described)
+    small = {"STEM_FILTERS": 2, "FILTERS": (2, 4), "BLOCKS": (1, 1), "IMAGE_SIZE": 20}
+    p = fit.RESIDUAL | small | {"CROP_SIZE": 16, "SEED": 0, "PRECISION": "float32"}
+    model = fit.train(p, photos).model
+    assert model.input_shape == (None, 20, 20, 3)
+    portable.save(model, tmp_path / "mine.keras")
+    images = np.random.default_rng(0).integers(0, 256, (2, 20, 20, 3), np.uint8)
+    np.testing.assert_allclose(
+        load_predictor(tmp_path / "mine.keras").predict(images),
+        model.predict(images, verbose=0)[:, 0],
+        atol=1e-6,
+    )

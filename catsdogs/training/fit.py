@@ -179,6 +179,10 @@ def train(
     name = run_key(model, p, dataset.describe())
     done = fit(model, dataset.train, dataset.val, p, name, resume=resume)
     trained = build(p)  # in float32, which every machine computes alike
+    if trained.input_shape[1] is None:
+        # It was trained on crops; it is applied to, and from now on takes, images of one size.
+        images = keras.Input((p["IMAGE_SIZE"], p["IMAGE_SIZE"], 3))
+        trained = keras.models.clone_model(trained, input_tensors=images)
     trained.set_weights(network.get_weights())
     return Run(trained, done.history, done.best_epoch, done.seconds, name, done.interrupted)
 
