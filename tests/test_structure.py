@@ -231,6 +231,17 @@ def test_the_locks_have_an_allowed_version_of_everything_with_its_checksum(requi
 # --- the notebooks -------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize("name", NOTEBOOKS)
+def test_notebooks_import_keras_quietly(name):
+    """By `catsdogs.backend`: TensorFlow's log would be in red below the first cell."""
+    lines = "\n".join(NOTEBOOKS[name]).splitlines()
+    loud = [
+        i for i, line in enumerate(lines) if re.match(r"(from|import) (keras|tensorflow)", line)
+    ]
+    quiet = [i for i, line in enumerate(lines) if line.startswith("from catsdogs.backend")]
+    assert not loud or (quiet and quiet[0] < loud[0])
+
+
 @pytest.mark.parametrize("name", sorted(NOTEBOOKS))
 def test_cells_are_short(name):
     limit = MAX_CELL_LINES.get(name, DEFAULT_MAX_CELL_LINES)
