@@ -68,6 +68,8 @@ $(INSTALLED): pyproject.toml $(wildcard .ci/requirements*.txt)
 	@$(PIP) --require-hashes $(LOCKS)
 	@# No build isolation: it would download setuptools again, unchecked.
 	@$(PIP) --no-deps --no-build-isolation -e .
+	@# No photo gets into a commit, even from a notebook that was run in notebooks/.
+	@test -n "$$(git rev-parse --show-cdup 2>&1)" || git config filter.drop-photos.clean "python3 tools/drop_photos.py"
 	@touch $@
 
 $(DEV): $(INSTALLED)

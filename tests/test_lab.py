@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import shutil
 import socket
 import subprocess
@@ -12,9 +13,10 @@ import urllib.request
 
 import nbformat
 import pytest
-from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook
+from nbformat.v4 import new_code_cell, new_markdown_cell, new_notebook, new_output
 
 from catsdogs import cli, lab, notebooks, paths, text
+from tools import drop_photos
 
 NAME = "01_get_the_photos.ipynb"
 PROJECT = paths.PROJECT
@@ -113,25 +115,53 @@ def test_links_and_the_first_cell_work_in_a_copy():
     assert ignored.returncode in (0, 128)  # 128: not a checkout
 
 
+def test_a_notebook_that_was_run_in_its_place_is_committed_without_photos(project):
+    picture = new_output("display_data", data={"image/png": "iVBORw=="})
+    cells = [
+        new_code_cell("photo_grid()", metadata={"tags": ["photos"]}, outputs=[picture]),
+        new_code_cell("plots.curves() # …", outputs=[picture]),
+    ]
+    notebook = project / "notebooks" / NAME
+    nbformat.write(new_notebook(cells=cells), notebook)
+    before = notebook.read_bytes()
+    shutil.copy(PROJECT / ".gitattributes", project)
+    shutil.copytree(PROJECT / "tools", project / "tools")
+    setting = re.search(r'git config (\S+) "(.*)"', (PROJECT / "Makefile").read_text())
+    git = ["git", "-C", project, "-c", "user.name=test", "-c", "user.email=test@example.org"]
+    subprocess.run(["git", "init", "-q", project], check=True)
+    subprocess.run([*git, "config", *setting.groups()], check=True)
+    subprocess.run([*git, "add", "-A"], check=True)
+    subprocess.run([*git, "commit", "-qm", "test"], check=True)
+    committed = subprocess.run(
+        [*git, "show", f"HEAD:notebooks/{NAME}"], check=True, capture_output=True
+    ).stdout
+    first, second = nbformat.reads(committed.decode(), 4).cells
+    assert [out.text for out in first.outputs] == [drop_photos.NO_PHOTOS]
+    assert second.outputs == [picture] and "…" in second.source
+    assert notebook.read_bytes() == before
+    assert drop_photos.clean(committed) == committed
+    for damaged in (b"", b"[]", b'{"cells": [1]}'):
+        assert drop_photos.clean(damaged) == damaged
+
+
 # --- the project's own Python ---------------------------------------------------------------------
 
 
-def test_a_notebook_runs_in_this_python_whatever_jupyter_is_set_to(project, odd_jupyter, tmp_path):
-    notebooks.run(project / "notebooks" / NAME, tmp_path / "out", {"QUESTION": 42}, html=False)
+def test_a_notebook_runs_in_this_python_whatever_jupyter_is_set_to(project, odd_jupyter):
+    build = project / "build"
+    notebooks.run(
+        project / "notebooks" / NAME, build, {"QUESTION": 42}, pages=["02_train_the_cnn.ipynb"]
+    )
     outputs = [
         out
-        for cell in nbformat.read(tmp_path / "out" / NAME, 4).cells
+        for cell in nbformat.read(build / NAME, 4).cells
         if cell.cell_type == "code"
         for out in cell.outputs
     ]
     assert outputs[0].text == f"{sys.executable} 42 …\n"
     assert "image/png" in outputs[1].data and len(outputs) == 2
-
-
-def test_a_page_links_to_pages_and_to_notebooks_that_have_none(project, tmp_path):
-    (project / "build").mkdir()
-    notebooks.run(project / "notebooks" / NAME, project / "build", pages=["02_train_the_cnn.ipynb"])
-    page = (project / "build" / NAME).with_suffix(".html").read_text(encoding="utf-8")
+    # In the page, links lead to the page of a notebook, or where there is none, to the notebook.
+    page = (build / NAME).with_suffix(".html").read_text(encoding="utf-8")
     assert 'href="02_train_the_cnn.html#more"' in page
     assert 'href="../notebooks/09_audit_the_labels.ipynb"' in page
 

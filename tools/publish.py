@@ -21,9 +21,8 @@ from catsdogs.data import dataset
 from catsdogs.serving import export
 from catsdogs.training import records
 from tools import report
+from tools.drop_photos import NO_PHOTOS
 
-#: What replaces photos in a published notebook.
-NO_PHOTOS = "Photos are not kept in this file: run this cell to see them.\n"
 #: What replaces interactive controls there.
 CONTROLS = "Controls appear here when this cell is run.\n"
 
