@@ -2,13 +2,15 @@
 
 import io
 import struct
+import time
 import zlib
 
+import hostile
 import numpy as np
 import pytest
 from PIL import Image, ImageCms
 
-from catsdogs.data import decode
+from catsdogs.data import decode, structure
 from catsdogs.data.decode import PhotoError, read_image
 
 
@@ -140,14 +142,69 @@ def test_odd_metadata_does_not_hide_the_orientation(tag, value):
     assert read_image(encoded(picture(), "JPEG", exif=exif)).size == (80, 120)
 
 
-def test_a_jpeg_that_takes_hours_is_refused():
-    """A progressive JPEG that repeats its last scan: each costs few bytes, and a whole decoding."""
-    content = encoded(Image.new("L", (64, 64), 90), "JPEG", progressive=True)
-    last = content.rindex(b"\xff\xda")
-    scan = content[last:-2]
-    assert read_image(content[:-2] + scan * 20 + content[-2:]).size == (64, 64)
-    with pytest.raises(PhotoError, match="scans"):
-        decode.decode(content[:-2] + scan * 200 + content[-2:], 32)
+@pytest.mark.parametrize("kind", hostile.KINDS)
+def test_a_file_that_would_keep_the_decoder_busy_is_refused_before_it_is_decoded(kind):
+    content = hostile.KINDS[kind]()
+    assert len(content) <= decode.MAX_BYTES
+    started = time.process_time()
+    with pytest.raises(PhotoError, match="not an ordinary photo|million|no photo"):
+        decode.decode(content, 32)
+    assert time.process_time() - started < 0.5
+
+
+def test_unusual_files_that_cost_little_are_read():
+    assert read_image(hostile.many_scans(20)).size == (64, 64)
+    text = hostile.chunk(b"zTXt", b"a\0\0" + zlib.compress(b"a" * 1000))
+    chunks = hostile.chunk(b"teXt", b"") * 10_000 + text * 90
+    assert read_image(hostile.png(chunks)).size == (16, 16)
+    rows = encoded(picture(30, 5000), "TIFF", tiffinfo={278: 1})
+    assert read_image(rows).size == (30, 5000)
+    tiles = hostile.tiff(40, 40, (322, 3, 1, 512), (323, 3, 1, 512))
+    assert structure.check(tiles) == 40 * 40
+
+
+@pytest.mark.parametrize("options", [{}, {"progressive": True}, {"restart_marker_rows": 1}])
+def test_what_follows_the_image_in_a_jpeg_is_not_looked_at(options):
+    """A motion photo has its video there, and other cameras a second image or a gain map."""
+    content = encoded(picture(), "JPEG", **options)
+    alone = decode.decode(content, 32)
+    video = np.random.default_rng(0).integers(0, 256, 9_000_000, np.uint8).tobytes()
+    video = b"\0\0\0\x18ftypmp42" + video + b"\xff\xda" * 1000
+    for after in (video, content * 150, b"\xff" * 100_000, b"\xff\xe5\0\2" * 100_000):
+        assert np.array_equal(decode.decode(content + after, 32), alone)
+    assert structure.check(content + video) == 120 * 80
+    thumbnail = hostile.segment(0xE1, b"Exif\0\0" + b"\xff\xda" * 1000)
+    assert np.array_equal(decode.decode(content[:2] + thumbnail + content[2:], 32), alone)
+
+
+def test_the_second_image_of_a_multi_picture_file_is_not_looked_at():
+    content = encoded(picture(), "MPO", save_all=True, append_images=[Image.new("RGB", (9, 9))])
+    assert read_image(content).size == (120, 80)
+    assert structure.check(content) == 120 * 80
+
+
+@pytest.mark.parametrize("kind", ["JPEG", "PNG", "GIF", "BMP", "TIFF", "WEBP", "AVIF"])
+@pytest.mark.parametrize("size", [(120, 80), (33, 7)])
+def test_the_size_is_known_before_decoding(kind, size):
+    assert structure.check(encoded(picture(*size), kind)) == size[0] * size[1]
+    for options in ({"lossless": True}, {"exif": b"Exif\0\0II*\0"}) if kind == "WEBP" else ():
+        assert structure.check(encoded(picture(*size), kind, **options)) == size[0] * size[1]
+
+
+@pytest.mark.parametrize("mode", ["RGBA", "LA", "P", "I;16"])
+def test_a_large_photo_is_converted_in_strips_to_the_same_pixels(mode, monkeypatch):
+    image = picture().convert("L") if mode == "I;16" else picture()
+    if mode == "I;16":
+        image = Image.fromarray(np.asarray(image).astype(np.uint16) * 257)
+    elif mode == "P":
+        image = image.quantize(64)
+    else:
+        image = image.convert(mode)
+        image.putalpha(picture().convert("L"))
+    content = encoded(image, "PNG", **({"transparency": 3} if mode == "P" else {}))
+    whole = np.asarray(read_image(content))
+    monkeypatch.setattr(decode, "_STRIP", 120 * 7)
+    assert np.array_equal(np.asarray(read_image(content)), whole)
 
 
 def test_negative_numbers_are_black_not_white():
@@ -190,20 +247,8 @@ def test_a_truncated_file_is_refused(kind, share):
 
 def test_a_decompression_bomb_is_refused_before_it_is_decoded():
     # A PNG of a few bytes whose header promises 30,000 by 30,000 pixels.
-    def chunk(kind, content):
-        return (
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
-    header = struct.pack(">IIBBBBB", 30000, 30000, 8, 2, 0, 0, 0)
-    bomb = (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(10**6)))
-        + chunk(b"IEND", b"")
+    bomb = hostile.png(width=30_000, height=1).replace(
+        struct.pack(">II", 30_000, 1), struct.pack(">II", 30_000, 30_000)
     )
     with pytest.raises(PhotoError, match="million"):
         decode.decode(bomb, 32)

@@ -11,15 +11,13 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from catsdogs import paths
+from catsdogs.data import structure
+from catsdogs.data.structure import MAX_PIXELS, PhotoError, PhotoTooLarge
 from catsdogs.parallel import map_in_threads
 from catsdogs.text import printable
 
-#: A photo of more pixels or more bytes than this is refused before it is decoded.
-MAX_PIXELS = 50_000_000
+#: A photo of more bytes than this is refused before it is read; `structure` has the other limits.
 MAX_BYTES = 20_000_000
-#: So is a JPEG of more scans than this: each costs a dozen bytes of the file, and as much time as
-#: decoding all pixels does. Usual are 1 to 12.
-MAX_SCANS = 100
 
 #: Names the way photos are resized. It is part of every cache's key: change it when `decode`
 #: changes.
@@ -49,6 +47,9 @@ FORMATS: list[str] = [
 ACCEPTED = f"JPEG, PNG, WebP, GIF, AVIF, BMP{', TIFF or HEIC' if 'HEIF' in FORMATS else ' or TIFF'}"
 
 
+#: How the formats begin when they are encoded as text, as in JSON and web pages.
+_BASE64 = (b"data:image/", b"/9j/", b"iVBORw0KGgo", b"R0lGOD", b"UklGR", b"SUkqA", b"TU0AK")
+
 #: How to turn a photo upright, by its EXIF orientation; 1 is upright already.
 _TURNS = dict(
     enumerate(
@@ -66,12 +67,8 @@ _TURNS = dict(
 )
 
 
-class PhotoError(ValueError):
-    """A file that cannot be used as a photo. Its text says what was found, in a few words."""
-
-
-class PhotoTooLarge(PhotoError):  # noqa: N818
-    """A photo of more than `MAX_BYTES` or `MAX_PIXELS`."""
+#: Pixels of a large image that are converted at a time.
+_STRIP = 4_000_000
 
 
 def read_image(source) -> Image.Image:
@@ -87,16 +84,16 @@ def read_image(source) -> Image.Image:
     content = _content(source)
     if not content:
         raise PhotoError("empty file")
+    structure.check(content)
     try:
         image = Image.open(io.BytesIO(content), formats=FORMATS)
         if image.width * image.height > MAX_PIXELS:
             raise PhotoTooLarge(
                 f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million"
             )
-        if image.format in ("JPEG", "MPO") and content.count(b"\xff\xda") > MAX_SCANS:
-            raise PhotoError(f"damaged: a JPEG of more than {MAX_SCANS} scans")
         image.load()
-        return _to_rgb(_upright(image))
+        image = _upright(image)  # the other is freed
+        return _to_rgb(image)
     except PhotoError:
         raise
     except UnidentifiedImageError:
@@ -108,6 +105,8 @@ def read_image(source) -> Image.Image:
             b"msf1",
         ):
             raise PhotoError("a HEIC photo: pip install pillow-heif, and it can be read") from None
+        if content.startswith(_BASE64):
+            raise PhotoError("base64 text, not the photo itself: decode it first") from None
         raise PhotoError(
             f"no photo: it starts with {repr(content[:12])[1:]}; expected {ACCEPTED}"
         ) from None
@@ -215,15 +214,34 @@ def _upright(image):
 
 
 def _to_rgb(image):
-    if image.mode.startswith("I;16") or image.mode == "I":
-        # Pillow reads 16-bit gray as integers up to 65535 and would clip, not scale, them.
-        return Image.fromarray(
-            (np.asarray(image).astype(np.int64).clip(0, 65535) >> 8).astype(np.uint8)
-        ).convert("RGB")
     if image.mode == "F":
         raise PhotoError("floating-point pixels, whose range is not known")
+    if image.mode.startswith("I;16") or image.mode == "I":
+        return _in_strips(image, _scaled_to_8_bits)
     if "A" in image.getbands() or "transparency" in image.info:
-        image = image.convert("RGBA")
-        paper = Image.new("RGBA", image.size, "white")
-        image = Image.alpha_composite(paper, image)
+        return _in_strips(image, _on_white)
     return image if image.mode == "RGB" else image.convert("RGB")  # which would copy it
+
+
+def _in_strips(image, convert):
+    """`convert` applied to `image`: in strips if it is large, as it needs several copies of each."""
+    rows = max(1, _STRIP // image.width)
+    if image.height <= rows:
+        return convert(image)
+    found = Image.new("RGB", image.size)
+    for top in range(0, image.height, rows):
+        strip = image.crop((0, top, image.width, min(top + rows, image.height)))
+        found.paste(convert(strip), (0, top))
+    return found
+
+
+def _scaled_to_8_bits(image):
+    # Pillow reads 16-bit gray as integers up to 65535 and would clip, not scale, them.
+    gray = np.asarray(image).astype(np.int64).clip(0, 65535) >> 8
+    return Image.fromarray(gray.astype(np.uint8)).convert("RGB")
+
+
+def _on_white(image):
+    image = image.convert("RGBA")
+    paper = Image.new("RGBA", image.size, "white")
+    return Image.alpha_composite(paper, image).convert("RGB")
