@@ -1,6 +1,9 @@
 """The service, over HTTP: what it predicts, what it refuses, how it shuts down."""
 
+import asyncio
+import base64
 import concurrent.futures
+import gzip
 import io
 import json
 import re
@@ -11,8 +14,8 @@ import subprocess
 import sys
 import threading
 import time
-import zlib
 
+import hostile
 import numpy as np
 import pytest
 from PIL import Image
@@ -20,6 +23,8 @@ from served import form, running
 
 from catsdogs import paths
 from catsdogs.data.decode import decode
+from catsdogs.data.structure import PhotoError, PhotoTooLarge
+from catsdogs.serving import decoders
 from catsdogs.serving.predictor import load_model, load_predictor
 
 ONNX = paths.PROJECT / "models" / "two-conv" / "model.onnx"
@@ -206,20 +211,9 @@ def test_the_page_and_nothing_else_is_served(service):
 
 
 def bomb(side=30_000):
-    def chunk(kind, content):
-        return (
-            struct.pack(">I", len(content))
-            + kind
-            + content
-            + struct.pack(">I", zlib.crc32(kind + content))
-        )
-
-    header = struct.pack(">IIBBBBB", side, side, 8, 2, 0, 0, 0)
-    return (
-        b"\x89PNG\r\n\x1a\n"
-        + chunk(b"IHDR", header)
-        + chunk(b"IDAT", zlib.compress(bytes(10**7)))
-        + chunk(b"IEND", b"")
+    """A PNG of a few bytes whose header promises 30,000 by 30,000 pixels."""
+    return hostile.png(width=side, height=1).replace(
+        struct.pack(">II", side, 1), struct.pack(">II", side, side)
     )
 
 
@@ -248,6 +242,68 @@ def test_anything_but_a_photo_is_refused_alone_and_in_a_form(service, content, s
     assert (
         service.memory() - before < 150e6
     )  # what was sent, and no more: the bomb alone would be 2,700 MB
+
+
+@pytest.fixture(scope="module")
+def large_png():
+    """Twelve megapixels in 50 kB, which take a third of a second to decode."""
+    return hostile.png(width=4000, height=3000, channels=4)
+
+
+def test_no_request_delays_another(service, photos, large_png):
+    """64 files that would each take a second and 1.6 GB, and others that do take their time."""
+    for sent in ([hostile.TIFF_TILES] * 64, [large_png] * 8):
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            hostile_request, delays = pool.submit(service.predict, *sent), []
+            while not hostile_request.done() or not delays:
+                started = time.monotonic()
+                assert service.predict(photos[0])[0] == 200
+                delays.append(time.monotonic() - started)
+        assert hostile_request.result()[0] == (422 if sent[0] is hostile.TIFF_TILES else 200)
+        assert max(delays) < 2, delays
+    assert service.memory() < 1e9
+
+
+def test_a_request_has_a_budget_of_pixels(service):
+    photo = hostile.png(width=7071, height=7071)
+    status, response = service.predict(*[photo] * 17)
+    assert status == 413 and "849 megapixels in one request" in response["detail"]
+
+
+def test_a_decoder_that_takes_too_long_is_killed_and_replaced(photos, large_png, monkeypatch):
+    decoding = decoders.Decoders(128)
+
+    def decoded(content, pixels=10_000):
+        async def run():
+            return await decoding.submit([(content, pixels)])[0]
+
+        return asyncio.run(run())
+
+    try:
+        assert np.array_equal(decoded(photos[0]), decode(photos[0], 128))
+        with monkeypatch.context() as patched:
+            patched.setattr(decoders, "SECONDS", 0.1)
+            patched.setattr(decoders, "SECONDS_PER_PIXEL", 0)
+            with pytest.raises(PhotoError, match="took more than 0.1 seconds of processor time"):
+                decoded(large_png, 12_000_000)
+        assert np.array_equal(decoded(photos[0]), decode(photos[0], 128))
+        with pytest.raises(PhotoError, match="more memory than its pixels"):
+            decoded(large_png)  # taken for a photo of 10,000 pixels
+        with pytest.raises(PhotoTooLarge, match="takes 680 MB of memory"):
+            decoded(b"RIFF\0\0\0\0WEBP", 40_000_000)
+        assert np.array_equal(decoded(photos[0]), decode(photos[0], 128))
+    finally:
+        decoding.close()
+
+
+def test_a_signal_ends_the_service_within_its_grace_whatever_it_decodes(large_png):
+    with running(code="import catsdogs.serving.app as a; a.GRACE = 0.5") as service:
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            asked = pool.submit(service.predict, *[large_png] * 60)
+            time.sleep(1)
+            service.process.send_signal(signal.SIGTERM)
+            assert service.process.wait(10) == 0
+            assert asked.exception()
 
 
 def test_a_truncated_photo_is_refused(service, photos):
@@ -296,6 +352,43 @@ def test_a_malformed_form_is_reported(service, kind, body, status):
     assert found == status and json.loads(response)["detail"]
 
 
+@pytest.mark.parametrize(
+    "kind, change, said",
+    [
+        ("application/x-www-form-urlencoded", lambda b: re.sub(rb"[\0\r\n]", b"", b), "curl -d"),
+        ("application/x-www-form-urlencoded", lambda b: b"photos=@cat.jpg", "--data-binary"),
+        ("application/json", lambda b: b'{"photo": "/9j/4AAQSkZJRg"}', "JSON"),
+        ("text/plain", base64.b64encode, "base64"),
+        ("text/plain", lambda b: b"data:image/jpeg;base64," + base64.b64encode(b), "base64"),
+        ("multipart/form-data", lambda b: b, "no boundary"),
+        ("multipart/form-data; boundary=part", lambda b: b, "does not begin with its boundary"),
+        ("multipart/form-data; boundary=part", lambda b: b"", "empty"),
+        ("multipart/form-data; boundary=part", lambda b: form(b)[1][:-9], "its end is missing"),
+        ("image/jpeg", lambda b: b"", "empty"),
+        ("image/jpeg", gzip.compress, "compressed"),
+    ],
+)
+def test_a_clients_mistake_is_named(service, photos, kind, change, said):
+    headers = {"Content-Type": kind}
+    if change is gzip.compress:
+        headers["Content-Encoding"] = "gzip"
+    status, _, answer = service.ask("POST", "/predict", change(photos[0]), headers)
+    assert status == 422 and said in answer.decode()
+
+
+def test_a_photo_is_accepted_whatever_its_type_is_said_to_be(service, photos):
+    for kind in ("application/x-www-form-urlencoded", "application/json", "text/plain"):
+        assert service.ask("POST", "/predict", photos[0], {"Content-Type": kind})[0] == 200, kind
+
+
+def test_a_form_needs_no_disk(photos):
+    """Files of more than 1 MB too, which Starlette would write to a temporary folder."""
+    large = photos[0] + bytes(3_000_000)
+    code = "import os, tempfile; tempfile.tempdir = '/nowhere'"
+    with running(code=code) as service:
+        assert service.predict(large, large)[0] == 200
+
+
 def test_names_are_text_and_nothing_else(service, photos):
     names = ["../../etc/passwd", "<script>alert(1)<!--.jpg", "a\x1b[31m.jpg", "x" * 3000]
     status, response = service.predict(*photos[:4], names=names)
@@ -319,6 +412,37 @@ def exchange(service, *sent, pause=0.3, seconds=10):
                 break
             time.sleep(pause)
         return received_on(connection)
+
+
+def test_a_body_is_nothing_but_a_body(service, photos):
+    """What looks like a head in a body is not changed, and not answered."""
+    smuggled = b"\r\nUpgrade: x\r\n\r\nGET /metrics HTTP/1.1\r\nHost: x\r\n\r\n"
+    body = photos[0] + smuggled  # what follows a JPEG's end is ignored
+    head = b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Length: %d\r\n\r\n"
+    head = head % len(body)
+    for cut in (1, 2, 3, 10):
+        found = exchange(service, head[:-cut], head[-cut:] + body)
+        assert found.count(b"HTTP/1.1 ") == 1 and found.startswith(b"HTTP/1.1 200"), cut
+    _, response = service.predict(b"x" + smuggled, names=["Upgrade: x"])
+    assert "starts with 'x\\r\\nUpgrade: '" in response["photos"][0]["error"]
+
+
+def test_an_offered_upgrade_is_ignored_wherever_the_head_is_cut(service, photos):
+    head = (
+        b"POST /predict HTTP/1.1\r\nHost: x\r\nConnection: Upgrade, HTTP2-Settings\r\n"
+        b"Upgrade: h2c\r\nContent-Type: image/jpeg\r\nContent-Length: %d\r\n\r\n" % len(photos[0])
+    )
+    last = b"GET /health HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n"
+    for cut in (0, 30, head.index(b"Upgrade: h2c") + 4, len(head) - 2, len(head)):
+        found = exchange(service, head[:cut], head[cut:] + photos[0] + head + photos[0] + last)
+        assert found.count(b"HTTP/1.1 200") == 3 and found.count(b'"probability"') == 2, cut
+    for request, status in (
+        (b"GET /health HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n", b"200"),
+        (b"CONNECT x:80 HTTP/1.1\r\n", b"405"),
+    ):
+        found = exchange(service, request + b"Host: x\r\n\r\n" + last)
+        assert found.startswith(b"HTTP/1.1 " + status), found
+    assert b'"status":"ok"' in exchange(service, last)
 
 
 def test_an_offered_upgrade_to_http_2_is_ignored(service, photos):
@@ -362,6 +486,14 @@ def test_methods_and_parameters(service):
 # --- slow, busy, shutdown ---------------------------------------------------------------------
 
 
+def slow(seconds):
+    """Python that makes decoding a photo take `seconds` longer."""
+    return (
+        "import time; from catsdogs.serving.decoders import _Worker as w; d = w.decode; "
+        f"w.decode = lambda *a: (time.sleep({seconds}), d(*a))[1]"
+    )
+
+
 def received_on(connection):
     """Everything received on `connection` until the other side closes it."""
     received = b""
@@ -400,11 +532,8 @@ def test_a_client_that_trickles_bytes_is_disconnected(photos):
 
 
 def test_a_full_queue_says_when_to_retry(photos):
-    slow = (
-        "import time, catsdogs.serving.batching as b; b.MAX_IN_FLIGHT = 4; d = b.decode; "
-        "b.decode = lambda *a: (time.sleep(0.4), d(*a))[1]"
-    )
-    with running(code=slow) as service:
+    code = f"import catsdogs.serving.batching as b; b.MAX_IN_FLIGHT = 4; {slow(0.4)}"
+    with running(code=code) as service:
         kind, body = form(photos[0])
 
         def ask(_):
@@ -429,17 +558,16 @@ def test_clients_that_disconnect_leave_nothing_behind(service, photos):
         for _ in range(10):
             with socket.create_connection(("127.0.0.1", service.port)) as connection:
                 connection.sendall((head + body)[:cut])
-    time.sleep(1)
-    assert json.loads(service.ask()[2])["waiting"] == 0 and service.predict(photos[0])[0] == 200
+    deadline = time.monotonic() + 20
+    while json.loads(service.ask()[2])["waiting"]:
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+    assert service.predict(photos[0])[0] == 200
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_lets_requests_in_flight_finish_and_exits_with_0(photos, number):
-    slow = (
-        "import time, catsdogs.serving.batching as b; d = b.decode; "
-        "b.decode = lambda *a: (time.sleep(1), d(*a))[1]"
-    )
-    with running(code=slow) as service:
+    with running(code=slow(1)) as service:
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
             asked = pool.submit(service.predict, photos[0])
             time.sleep(0.4)

@@ -30,8 +30,12 @@ RENAMES = {
     "catsdogs/serving/static_site.py": "replaces a folder",
     "catsdogs/lab.py": "keeps a person's notebook under a different name",
 }
-#: Where threads are started: the one pool, and the service's queue, which lives as long as it does.
-THREAD_POOLS = {"catsdogs/parallel.py", "catsdogs/serving/batching.py"}
+#: Where threads are started: the one pool, and the service's, which live as long as it does.
+THREAD_POOLS = {
+    "catsdogs/parallel.py",
+    "catsdogs/serving/batching.py",
+    "catsdogs/serving/decoders.py",
+}
 #: The frameworks, which are imported in one module.
 FRAMEWORKS = {"keras", "tensorflow", "jax", "torch"}
 

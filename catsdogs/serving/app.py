@@ -1,5 +1,6 @@
 """The HTTP service: a FastAPI app that classifies photos with ONNX Runtime, and its web page."""
 
+import contextlib
 import logging
 import mimetypes
 import os
@@ -15,8 +16,9 @@ from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
-from catsdogs.data.decode import ACCEPTED, MAX_BYTES, PhotoError, PhotoTooLarge
-from catsdogs.serving.batching import Batcher, TooManyInFlightError
+from catsdogs.data.decode import ACCEPTED, MAX_BYTES
+from catsdogs.data.structure import PhotoError, PhotoTooLarge
+from catsdogs.serving.batching import Batcher, TooManyInFlightError, TooManyPixelsError
 from catsdogs.serving.http import BodyReader, LimitedProtocol, overloaded, photos_in
 from catsdogs.serving.models import find_model, where
 from catsdogs.serving.predictor import Predictor, load_predictor
@@ -24,6 +26,8 @@ from catsdogs.serving.predictor import Predictor, load_predictor
 WEB = Path(__file__).parent / "web"
 # Windows may know .js as text/plain, which browsers do not run.
 mimetypes.add_type("text/javascript", ".js")
+#: Seconds that requests in flight have to finish after SIGTERM. Many systems kill after 30.
+GRACE = 25
 
 #: Sent with every response: the page loads nothing from, and sends nothing to, another site, and
 #: no other site may frame it.
@@ -114,9 +118,17 @@ def create_app(predictor: Predictor) -> FastAPI:
     metrics, bodies = Metrics(), BodyReader()
     batcher = Batcher(predictor, metrics.batch_size.observe)
     metrics.in_flight.set_function(lambda: batcher.in_flight)
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app):
+        batcher.decoders.start()
+        yield
+        batcher.decoders.close()
+
     app = FastAPI(
         title="Cats and dogs",
         version="1",
+        lifespan=lifespan,
         redoc_url=None,
         docs_url=None,
         description=f"Classifies photos as cat or dog. Formats: {ACCEPTED}; up to "
@@ -142,12 +154,14 @@ def create_app(predictor: Predictor) -> FastAPI:
         """
         started, status = time.perf_counter(), 500
         try:
-            async with bodies.read(request) as body:
-                photos = await photos_in(request, body)
+            async with bodies.read(request) as parts:
+                photos = await photos_in(request, parts)
                 try:
                     outputs = await batcher.predict([photo for _, photo in photos], map)
                 except TooManyInFlightError:
                     raise overloaded() from None
+                except TooManyPixelsError as error:
+                    raise HTTPException(413, str(error)) from None
             found = [
                 _as_json(predictor, name, output) for (name, _), output in zip(photos, outputs)
             ]
@@ -272,7 +286,7 @@ def serve(host: str = "127.0.0.1", port: int = 8000, model: str | os.PathLike | 
             http=LimitedProtocol,
             log_level=logging.WARNING,
             access_log=False,
-            timeout_graceful_shutdown=30,
+            timeout_graceful_shutdown=GRACE,
             server_header=False,
             # Beyond this, uvicorn responds with 503. Most systems allow a process 1,024 open files.
             limit_concurrency=900,

@@ -1,7 +1,6 @@
 """Dynamic batching: photos of concurrent requests go through the network in one batch."""
 
 import asyncio
-import os
 from collections import deque
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,17 +8,30 @@ from typing import NamedTuple
 
 import numpy as np
 
-from catsdogs.data.decode import PhotoError, decode
+from catsdogs.data import structure
+from catsdogs.data.structure import PhotoError
+from catsdogs.serving.decoders import Decoders
 from catsdogs.serving.predictor import Predictor
 
 #: Photos in flight at a time, over all requests, at most: received and not yet answered.
 MAX_IN_FLIGHT = 512
+#: Pixels per request, at most: 64 photos of 12.5 megapixels.
+MAX_PIXELS = 800_000_000
 #: Images per batch, at most.
 MAX_BATCH = 32
 
 
 class TooManyInFlightError(Exception):
     """The photos would exceed `MAX_IN_FLIGHT`."""
+
+
+class TooManyPixelsError(Exception):
+    """The photos of a request exceed `MAX_PIXELS`."""
+
+    def __init__(self, pixels: int):
+        super().__init__(
+            f"{pixels // 10**6} megapixels in one request: expected at most {MAX_PIXELS // 10**6}"
+        )
 
 
 class Output(NamedTuple):
@@ -35,36 +47,55 @@ class Output(NamedTuple):
 class Batcher:
     """Runs a `Predictor` on photos of concurrent requests, with dynamic batching.
 
-    While the network runs one batch, photos that arrive are queued; they are the next batch. Photos
-    are decoded on all cores. `observe_batch` is called with the size of each batch.
+    While the network runs one batch, photos that arrive are queued; they are the next batch.
+    `Decoders` decodes them. `observe_batch` is called with the size of each batch.
     """
 
     def __init__(self, predictor: Predictor, observe_batch: Callable[[int], None]):
         self.predictor, self.observe_batch = predictor, observe_batch
         self.queue: deque[tuple] = deque()
         self.in_flight, self.runner = 0, None
-        self.decoders = ThreadPoolExecutor(os.cpu_count(), "decode")
+        self.decoders = Decoders(predictor.size)
         self.network = ThreadPoolExecutor(1, "network")
 
     async def predict(self, photos: list[bytes], with_map: bool) -> list[Output | PhotoError]:
         """The network's output for each of `photos`, or the error of one that cannot be used.
 
-        Raises `TooManyInFlightError` where they would exceed `MAX_IN_FLIGHT`.
+        Raises `TooManyInFlightError` where they would exceed `MAX_IN_FLIGHT`, and
+        `TooManyPixelsError` where they exceed `MAX_PIXELS`.
         """
         if self.in_flight + len(photos) > MAX_IN_FLIGHT:
             raise TooManyInFlightError
         self.in_flight += len(photos)
         try:
-            return await asyncio.gather(*(self._predict(photo, with_map) for photo in photos))
+            refused, accepted = {}, []
+            for index, photo in enumerate(photos):
+                try:
+                    accepted.append((photo, structure.check(photo)))
+                except PhotoError as error:
+                    refused[index] = error
+                await asyncio.sleep(0)  # walking a file may take 20 ms: others have their turn
+            pixels = sum(count for _, count in accepted)
+            if pixels > MAX_PIXELS:
+                raise TooManyPixelsError(pixels)
+            outputs = iter(
+                await asyncio.gather(
+                    *(
+                        self._predict(decoded, with_map)
+                        for decoded in self.decoders.submit(accepted)
+                    )
+                )
+            )
+            return [refused.get(index) or next(outputs) for index in range(len(photos))]
         finally:
             self.in_flight -= len(photos)
 
-    async def _predict(self, photo, with_map):
-        loop = asyncio.get_running_loop()
+    async def _predict(self, decoded, with_map):
         try:
-            image = await loop.run_in_executor(self.decoders, decode, photo, self.predictor.size)
+            image = await decoded
         except PhotoError as error:
             return error
+        loop = asyncio.get_running_loop()
         future = loop.create_future()
         self.queue.append((image, with_map, future))
         if self.runner is None:
