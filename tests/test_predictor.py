@@ -449,6 +449,45 @@ def test_a_slow_site_is_given_up(monkeypatch):
         fetch("http://127.0.0.1/my cat.jpg")
 
 
+def test_an_address_has_its_time_in_all_and_leads_to_no_other_protocol(tmp_path):
+    (tmp_path / "secret.jpg").write_bytes(b"a cat")
+
+    class Odd(http.server.BaseHTTPRequestHandler):
+        def do_GET(self):
+            if self.path == "/slow":
+                for byte in b"HTTP/1.1 200 OK\r\nX-Slow: " + b"x" * 20:
+                    self.wfile.write(bytes([byte]))
+                    time.sleep(0.1)
+                return
+            self.send_response(302)
+            to = self.path[1:] if "://" in self.path else "/again"
+            self.send_header("Location", to)
+            self.end_headers()
+
+        def log_message(self, *arguments):
+            pass
+
+    server = http.server.ThreadingHTTPServer(("127.0.0.1", 0), Odd)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    site = f"http://127.0.0.1:{server.server_port}"
+    started = time.monotonic()
+    with pytest.raises(PhotoError, match="took over 0.5 seconds"):
+        fetch(f"{site}/slow", seconds=0.5)
+    assert time.monotonic() - started < 2
+    for elsewhere in ("ftp://127.0.0.1/a.jpg", f"file://{tmp_path}/secret.jpg", "data://x"):
+        with pytest.raises(PhotoError, match="(?i)cannot be fetched: .*redirect"):
+            fetch(f"{site}/{elsewhere}")
+    with pytest.raises(PhotoError, match="cannot be fetched: .*loop"):
+        fetch(f"{site}/again")
+    server.shutdown()
+    with pytest.raises(PhotoError) as refused:
+        fetch("http://me:secret@127.0.0.1:9/cat.jpg", seconds=2)
+    for misspelled in ("http://[x/cat.jpg", "http://x:port/cat.jpg", "http:///cat.jpg"):
+        with pytest.raises(PhotoError, match="cannot be fetched"):
+            fetch(misspelled, seconds=2)
+    assert "secret" not in str(refused.value)
+
+
 @pytest.mark.parametrize(
     "close, said",
     [(">&-", "standard output is closed"), (">/dev/full", "cannot write the predictions")],
