@@ -19,7 +19,7 @@ from catsdogs.text import printable
 #: Photos per request, and bytes per request, at most.
 MAX_PHOTOS, MAX_REQUEST = 64, 64_000_000
 #: Bytes of request bodies in memory at a time, over all requests, at most.
-MAX_RECEIVING = 256_000_000
+MAX_RECEIVING = 128_000_000
 #: A request may take SECONDS to arrive, plus one second per BYTES_PER_SECOND bytes.
 SECONDS, BYTES_PER_SECOND = 10, 16_384
 #: Bytes in the head of a request, at most (and what arrives together with its end).
