@@ -57,14 +57,14 @@ def gradcam(model: keras.Model, images: np.ndarray) -> np.ndarray:
     cut = convolutions[-1] + 1
     while isinstance(layers[cut], belonging):
         cut += 1
-    to_features = keras.Model(model.inputs, layers[cut - 1].output)
+    to_features = keras.Model(model.inputs[0], layers[cut - 1].output)
     to_last = keras.Sequential([keras.Input(layers[cut - 1].output.shape[1:]), *layers[cut:-1]])
     # The heatmap is computed before the pooling, which would leave it a few pixels large.
     finer = layers[convolutions[-1]].output
     for layer in layers[convolutions[-1] + 1 : cut]:
         if not isinstance(layer, keras.layers.MaxPooling2D):
             finer = layer(finer)
-    to_finer = keras.Model(model.inputs, finer)
+    to_finer = keras.Model(model.inputs[0], finer)
 
     def logit(features):
         # The logit, not the probability: its gradient does not vanish where the model is confident.
