@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 
 import keras
@@ -19,10 +20,10 @@ from catsdogs.data import dataset
 from catsdogs.data.dataset import Dataset, Photos
 from catsdogs.networks import augment, cnn, whitening
 from catsdogs.text import duration
-from catsdogs.training import fit, records
+from catsdogs.training import control, fit, records
 from catsdogs.training.batches import Batches
 from catsdogs.training.checkpoint import Checkpoint, EMAWeights, run_key
-from catsdogs.training.live import LiveCurves, estimate_seconds
+from catsdogs.training.live import LiveCurves, TimeLeft, estimate_seconds
 
 
 def some_photos(count=48, size=16):
@@ -317,6 +318,18 @@ def test_a_batch_has_the_labels_of_its_photos():
         assert photos.labels[index] == label
 
 
+def test_class_weights_make_classes_count_alike():
+    photos = some_photos(50)
+    photos = Photos(photos.images, np.repeat(np.uint8([0, 1]), [40, 10]), photos.names)
+    assert len(Batches(photos, 16)[0]) == 2
+    images, labels, weights = zip(
+        *(Batches(photos, 16, class_weight="balanced")[step] for step in range(4))
+    )
+    labels, weights = np.concatenate(labels)[:, 0], np.concatenate(weights)
+    assert weights.dtype == np.float32 and weights.mean() == pytest.approx(1)
+    assert weights[labels == 0].sum() == pytest.approx(weights[labels == 1].sum())
+
+
 # --- training, killed and resumed -----------------------------------------------------------------
 
 RUN = """
@@ -476,6 +489,93 @@ def test_interrupting_stops_after_the_epoch_and_can_be_continued(tmp_path, monke
     )
 
 
+def test_a_requested_stop_ends_within_the_epoch_which_does_not_count(tmp_path, monkeypatch, capsys):
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    steps = []
+
+    class Stop(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            steps.append(batch)
+            if len(steps) == 9:  # the third of six steps in the second epoch
+                control.request_stop()
+
+    with control.one_training():
+        _, checkpoint, history = run(callbacks=[Stop()])
+    assert len(steps) == 9 and checkpoint.interrupted
+    assert len(history["loss"]) == 1 and checkpoint.best_epoch == 1
+    assert "Stopped after epoch 1 of 5" in capsys.readouterr().out
+    with control.one_training():  # which forgets the stop
+        resumed = run()[2]
+    assert len(resumed["loss"]) == 5 and resumed["loss"][0] == history["loss"][0]
+
+
+def test_one_thread_trains_at_a_time():
+    refused = []
+
+    def train():
+        try:
+            with control.one_training():
+                refused.append(None)
+        except control.BusyError as error:
+            refused.append(str(error))
+
+    with control.one_training(), control.one_training():  # the same thread may
+        thread = threading.Thread(target=train)
+        thread.start()
+        thread.join()
+    train()
+    assert "Another run is being trained" in refused[0] and refused[1] is None
+    with pytest.raises(control.StoppedError) as stopped, control.one_training():
+        raise KeyboardInterrupt
+    assert stopped.value._render_traceback_() == ["Stopped at once; the epoch begun is lost."]
+    train()
+    assert refused[2] is None
+
+
+@pytest.mark.parametrize("where", ["loss", "val_loss"])
+def test_a_loss_that_is_no_number_ends_the_run_with_advice(tmp_path, monkeypatch, where):
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    handler = signal.getsignal(signal.SIGINT)
+    steps = []
+
+    class Diverge(keras.callbacks.Callback):
+        def on_train_batch_begin(self, batch, logs=None):
+            steps.append(batch)
+            if where == "loss" and len(steps) == 8:  # the second step of the second epoch
+                self.model.layers[-1].layers[-1].bias.assign([np.nan])
+
+        def on_test_begin(self, logs=None):
+            if where == "val_loss" and len(steps) == 12:
+                self.model.layers[-1].layers[-1].bias.assign([np.nan])
+
+    with pytest.raises(control.DivergedError, match="in epoch 2 .* LEARNING_RATE is too high"):
+        run(callbacks=[Diverge()])
+    assert len(steps) == (8 if where == "loss" else 12)
+    assert signal.getsignal(signal.SIGINT) is handler
+    assert not list(tmp_path.glob("checkpoints/*.npz"))  # nothing to resume: it would diverge again
+
+
+def test_a_trained_model_is_not_trained_on_by_accident(tmp_path, monkeypatch):
+    monkeypatch.setenv("CATSDOGS_MODELS", str(tmp_path))
+    model = small_model()
+    model.compile("adam", "binary_crossentropy")
+    photos = some_photos()
+    batches = Batches(photos, 8)
+
+    def train():
+        model.fit(
+            batches,
+            steps_per_epoch=2,
+            validation_data=(photos.images, photos.labels[:, None]),
+            callbacks=[Checkpoint("some", batches)],
+            verbose=0,
+        )
+
+    train()
+    with pytest.raises(control.TrainingError, match="trained already"):
+        train()
+
+
 def test_training_again_is_training_anew(tmp_path, monkeypatch):
     monkeypatch.setenv("CATSDOGS_RUNS", str(tmp_path))
     first, second = run(epochs=2)[2], run(epochs=2)[2]
@@ -513,6 +613,12 @@ def test_other_hyperparameters_are_another_run():
     assert len(set(keys)) == 5
 
 
+def test_a_hyperparameter_that_is_none_changes_no_key():
+    photos = {"split": "full", "fingerprint": "some"}
+    keys = [run_key(small_model(), p, photos) for p in ({}, {"CLASS_WEIGHT": None})]
+    assert keys[0] == keys[1] != run_key(small_model(), {"CLASS_WEIGHT": "balanced"}, photos)
+
+
 def test_networks_that_differ_only_in_how_layers_are_connected_are_different_runs():
     def model(crossed):
         a = keras.Input((4,))
@@ -540,6 +646,25 @@ def test_the_estimate_leaves_the_model_as_it_was():
         for v in model.optimizer.variables
         if "iteration" in v.path
     )
+
+
+def test_the_time_left_leaves_out_compiling_and_counts_validation():
+    clock = TimeLeft(3)
+    clock.begin_epoch(0.0)
+    assert clock.left(0.0) is None
+    times = {0.1: 30.0, 0.2: 40.0, 0.3: 41.0, 0.6: 44.0, 1.0: 48.0}  # 40 seconds of compiling
+    for share, now in times.items():
+        clock.end_step(now, share)
+        assert (clock.left(now) is None) == (share < 0.3)
+        if share == 0.6:  # 10 seconds per epoch of training, and half a second of validation
+            assert clock.left(now) == pytest.approx(2.4 * 10 + 3 * 0.5)
+    clock.end_epoch(50.0)  # 8 seconds and, it has turned out, 2 seconds of validation
+    assert clock.left(50.0) == pytest.approx(2 * 12)
+    clock.begin_epoch(50.0)
+    assert clock.left(56.0) == pytest.approx(6 + 12)
+    clock.end_epoch(70.0)  # slower now
+    clock.begin_epoch(70.0)
+    assert clock.left(75.0) == pytest.approx(15) and clock.left(99.0) == 0
 
 
 @pytest.mark.parametrize(
@@ -578,11 +703,20 @@ def test_whitened_answers_are_uncorrelated_and_of_one_size():
     assert abs(np.corrcoef(answers.T)[off]).max() < 0.15 < abs(np.corrcoef(random.T)[off]).max()
 
 
-def test_filters_that_cannot_be_whitened_say_why():
-    convolution = layers.Conv2D(7, 3, use_bias=False)
+@pytest.mark.parametrize("filters, size, filled", [(64, 3, 54), (33, 5, 32), (1, 5, 0), (8, 1, 6)])
+def test_filters_beyond_what_whitening_gives_stay_random(filters, size, filled):
+    convolution = layers.Conv2D(filters, size, use_bias=False)
     convolution.build((None, 16, 16, 3))
-    with pytest.raises(ValueError, match="7 filters"):
-        whitening.whiten(convolution, some_photos().images)
+    before = ops.convert_to_numpy(convolution.kernel).copy()
+    whitening.whiten(convolution, some_photos().images, patches=500)
+    changed = (ops.convert_to_numpy(convolution.kernel) != before).any((0, 1, 2))
+    assert changed.tolist() == [True] * filled + [False] * (filters - filled)
+    assert np.isfinite(ops.convert_to_numpy(convolution.kernel)).all()
+
+
+def test_more_whitening_filters_than_there_are_directions_are_refused():
+    with pytest.raises(ValueError, match="at most 54"):
+        whitening.whitening_filters(some_photos().images, (3, 3), 64)
 
 
 # --- saving ---------------------------------------------------------------------------------------

@@ -25,15 +25,17 @@ PRESETS: dict[str, dict] = {
 
 
 def augmentation(
-    strengths: str | dict = "light", seed: int = 0, size: int | None = None
+    strengths: str | dict | None = "light", seed: int = 0, size: int | None = None
 ) -> "RandomAugmentation":
     """A `RandomAugmentation` of these `strengths`: a key of `PRESETS`, or the arguments themselves.
 
-    With `size`, its output in training is `size` pixels per side, whatever the size of the images.
+    None is the same as ``"none"``. With `size`, its output in training is `size` pixels per side,
+    whatever the size of the images.
 
     Raises `ValueError` for an unknown name.
     """
-    if isinstance(strengths, str):
+    if strengths is None or isinstance(strengths, str):
+        strengths = "none" if strengths is None else strengths
         if strengths not in PRESETS:
             raise ValueError(
                 f"augmentation {strengths!r} is not known: choose one of {', '.join(PRESETS)}"

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from catsdogs.backend import keras
-from catsdogs.networks.whitening import whitening_filters
+from catsdogs.networks.whitening import most_filters, whitening_filters
 
 #: Keras's defaults for batch normalization, ``epsilon=0.001, momentum=0.99``, in PyTorch's terms.
 BATCH_NORM = dict(eps=1e-3, momentum=0.01)
@@ -152,8 +152,10 @@ def keras_to_torch(keras_model: keras.Model, model: nn.Module) -> nn.Module:
 @torch.no_grad()
 def whiten(convolution: nn.Conv2d, images: np.ndarray) -> None:
     """PCA-whitening initialization of a first `convolution`; see `catsdogs.networks.whitening`."""
-    filters = whitening_filters(images, convolution.kernel_size, convolution.out_channels)
-    convolution.weight.copy_(torch.from_numpy(filters).permute(3, 2, 0, 1))
+    count = most_filters(convolution.out_channels, convolution.weight[0].numel())
+    if count:
+        filters = whitening_filters(images, convolution.kernel_size, count)
+        convolution.weight[:count] = torch.from_numpy(filters).permute(3, 2, 0, 1)
 
 
 def device_of(model: nn.Module) -> torch.device:

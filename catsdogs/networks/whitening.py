@@ -8,14 +8,27 @@ from catsdogs.backend import keras
 def whiten(
     convolution: keras.layers.Conv2D, images: np.ndarray, *, patches: int = 40_000, seed: int = 0
 ) -> None:
-    """Set the kernel of a network's first `convolution` to `whitening_filters` of `images`.
+    """Set the filters of a network's first `convolution` to `whitening_filters` of `images`.
 
-    The layer must be built and have no bias.
+    The layer must be built and have no bias. Filters beyond `most_filters` stay random, as they
+    are.
     """
-    height, width, _, filters = convolution.kernel.shape
-    convolution.kernel.assign(
-        whitening_filters(images, (height, width), filters, patches=patches, seed=seed)
-    )
+    height, width, channels, filters = convolution.kernel.shape
+    count = most_filters(filters, height * width * channels)
+    if count:
+        kernel = keras.ops.convert_to_numpy(convolution.kernel).copy()
+        kernel[..., :count] = whitening_filters(
+            images, (height, width), count, patches=patches, seed=seed
+        )
+        convolution.kernel.assign(kernel)
+
+
+def most_filters(filters: int, directions: int) -> int:
+    """How many of `filters` can be whitening filters: an even number, two for each direction.
+
+    A patch has as many `directions`, its principal components, as it has values.
+    """
+    return 2 * min(filters // 2, directions)
 
 
 def whitening_filters(

@@ -3,6 +3,7 @@
 import math
 
 import numpy as np
+from sklearn.utils.class_weight import compute_sample_weight
 
 from catsdogs.backend import keras
 from catsdogs.data.dataset import Photos
@@ -16,16 +17,28 @@ class Batches(keras.utils.PyDataset):
     generator that no checkpoint saves. And once a seed is set, Keras 3.15 on TensorFlow repeats
     the first epoch's order in every epoch.)
 
-    A batch is images, (batch, height, width, 3), and labels, (batch, 1).
+    A batch is images, (batch, height, width, 3), and labels, (batch, 1). With `class_weight`
+    ``"balanced"`` it has weights, (batch,), too, by which the loss of each image is multiplied: as
+    much larger for the rarer class as it is rarer, and 1 on average.
 
     Raises `ValueError` for a batch size below 1.
     """
 
-    def __init__(self, photos: Photos, batch_size: int = 64, seed: int = 0):
+    def __init__(
+        self,
+        photos: Photos,
+        batch_size: int = 64,
+        seed: int = 0,
+        *,
+        class_weight: str | None = None,
+    ):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}: expected 1 or more")
         self.photos, self.batch_size, self.seed = photos, int(batch_size), seed
+        self._weights = None
+        if class_weight:
+            self._weights = compute_sample_weight(class_weight, photos.labels).astype(np.float32)
         #: Batches per epoch, for `model.fit`'s ``steps_per_epoch``.
         self.steps = math.ceil(len(photos) / self.batch_size)
         #: The epoch, counted from 0, that batch 0 belongs to.
@@ -36,7 +49,7 @@ class Batches(keras.utils.PyDataset):
     # first batches of an epoch before it reports the end of the last, in the old order.
     num_batches = None
 
-    def __getitem__(self, index: int) -> tuple[np.ndarray, np.ndarray]:
+    def __getitem__(self, index: int) -> tuple[np.ndarray, ...]:
         epoch, step = divmod(index, self.steps)
         epoch += self.first_epoch
         if epoch != self._epoch:
@@ -46,4 +59,7 @@ class Batches(keras.utils.PyDataset):
         images = self.photos.images[chosen]
         if images.dtype == np.float16:  # compact in memory, but few processors compute in it
             images = images.astype(np.float32)
-        return images, self.photos.labels[chosen, None]
+        labels = self.photos.labels[chosen, None]
+        return (
+            (images, labels) if self._weights is None else (images, labels, self._weights[chosen])
+        )

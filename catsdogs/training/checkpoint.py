@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import math
 import os
 import signal
 import threading
@@ -12,7 +13,7 @@ import numpy as np
 
 from catsdogs import arrays, backend, files, paths
 from catsdogs.backend import keras
-from catsdogs.training import records
+from catsdogs.training import control, records
 from catsdogs.training.batches import Batches
 
 
@@ -26,8 +27,13 @@ class Checkpoint(keras.callbacks.Callback):
     so that the next run is a new one.
 
     Interrupting (the notebook's stop button, Ctrl-C) ends the run after the current epoch; a second
-    time ends it at once. Training again with the same `key` resumes it. The best epoch is the one
-    with the lowest validation loss; with ``keep="last"`` the run ends with its last epoch instead.
+    time ends it at once. `catsdogs.training.control.request_stop`, from any thread, ends it after
+    the current step, and the epoch begun is lost. Training again with the same `key` resumes it.
+    The best epoch is the one with the lowest validation loss; with ``keep="last"`` the run ends
+    with its last epoch instead.
+
+    Raises `catsdogs.training.control.DivergedError` as soon as the loss is no finite number, and
+    `catsdogs.training.control.TrainingError` for a model that has been trained before.
     """
 
     def __init__(self, key: str, batches: Batches, *, resume: bool = True, keep: str = "best"):
@@ -38,6 +44,7 @@ class Checkpoint(keras.callbacks.Callback):
         self.history: dict[str, list[float]] = {}
         self.best_epoch, self.seconds = 0, 0.0
         self.interrupted = False
+        self._cut_short = False  # within an epoch, which does not count then
         self._finished: dict | None = None
 
     def take(self, name: str | None) -> None:
@@ -54,7 +61,7 @@ class Checkpoint(keras.callbacks.Callback):
         self._finished = {"weights": records.load_model(name).get_weights()}
 
     def on_train_begin(self, logs=None):
-        self.best, self.interrupted = None, False
+        self.best, self.interrupted, self._cut_short = None, False, False
         if self._finished:
             network = [layer for layer in self.model.layers if isinstance(layer, keras.Model)][-1]
             network.set_weights(self._finished["weights"])
@@ -71,6 +78,11 @@ class Checkpoint(keras.callbacks.Callback):
             # Keras's own BackupAndRestore sets the initial epoch in the same way.
             self.model._initial_epoch = self.epochs_done
             print(f"Resuming an interrupted run after epoch {self.epochs_done}.")
+        elif not self._finished and int(self.model.optimizer.iterations):
+            raise control.TrainingError(
+                "This model has been trained already, and its learning rate schedule is used up: "
+                "build and compile it again (in a notebook, run the cells from there on)."
+            )
         self.batches.first_epoch = self.epochs_done
         self._started, self._seconds_before = time.monotonic(), self.seconds
         self._listen()
@@ -82,6 +94,12 @@ class Checkpoint(keras.callbacks.Callback):
             sequence = np.random.SeedSequence((self.batches.seed, self.epochs_done))
             backend.seed_global_generator(int(sequence.generate_state(1)[0]))
 
+    def on_train_batch_end(self, batch, logs=None):
+        self._check(logs["loss"])
+        if control.stop_requested():
+            self.interrupted = self.model.stop_training = True
+            self._cut_short = batch + 1 < self.params["steps"]
+
     @property
     def epochs_done(self) -> int:
         """The number of epochs trained so far, including those before an interruption."""
@@ -92,6 +110,9 @@ class Checkpoint(keras.callbacks.Callback):
         self.validated = self._weights()
 
     def on_epoch_end(self, epoch, logs=None):
+        if self._cut_short:
+            return
+        self._check(logs["val_loss"])
         for name, value in logs.items():
             self.history.setdefault(name, []).append(float(value))
         first = self.keep == "last" or self.best is None
@@ -99,8 +120,8 @@ class Checkpoint(keras.callbacks.Callback):
             self.best, self.best_epoch = self.validated, epoch + 1
         self.seconds = self._seconds_before + time.monotonic() - self._started
         self._write()
-        if self.interrupted:
-            self.model.stop_training = True
+        if self.interrupted or control.stop_requested():
+            self.interrupted = self.model.stop_training = True
 
     def on_train_end(self, logs=None):
         self._stop_listening()
@@ -110,11 +131,21 @@ class Checkpoint(keras.callbacks.Callback):
         self.model.history.epoch = list(range(self.epochs_done))
         if self.epochs_done >= self.params["epochs"]:
             self.path.unlink(missing_ok=True)
+        elif self.interrupted and not self.epochs_done:
+            print("Stopped in the first epoch: nothing is kept.")
         elif self.interrupted:
             print(
                 f"Stopped after epoch {self.epochs_done} of {self.params['epochs']}; the model has "
                 f"the weights of epoch {self.best_epoch}, the best so far. Run it again to resume."
             )
+
+    def _check(self, loss):
+        # Whatever is compared with NaN is false, so no later epoch could become the best one; and
+        # the same run would fail again, so it is not one to resume.
+        if not math.isfinite(loss):
+            self._stop_listening()
+            self.path.unlink(missing_ok=True)
+            raise control.DivergedError(self.epochs_done + 1)
 
     def _variables(self):
         # In the order in which they were built: the same for every model built by the same code.
@@ -230,9 +261,13 @@ def run_key(model: keras.Model, hyperparameters: dict, data: dict) -> str:
 
     `model` is the model that is trained, data augmentation included; `data` is the description of
     `catsdogs.data.dataset.Dataset.describe`. ``PRECISION`` does not count: it is how a machine
-    computes a run, not which run it is.
+    computes a run, not which run it is. Nor does a hyperparameter that is None, as good as absent.
     """
-    facts = {key: value for key, value in hyperparameters.items() if key != "PRECISION"}
+    facts = {
+        key: value
+        for key, value in hyperparameters.items()
+        if key != "PRECISION" and value is not None
+    }
     config = json.dumps(
         [_layers(model), facts, data["split"], data["fingerprint"]], sort_keys=True, default=str
     )

@@ -10,9 +10,10 @@ from catsdogs.data.dataset import Dataset, Photos
 from catsdogs.networks import augment, cnn
 from catsdogs.networks.whitening import whiten
 from catsdogs.text import duration
-from catsdogs.training import records
+from catsdogs.training import control, records
 from catsdogs.training.batches import Batches
 from catsdogs.training.checkpoint import Checkpoint, EMAWeights, run_key
+from catsdogs.training.hyperparameters import VALIDATION_BATCH_SIZE, validate
 from catsdogs.training.live import LiveCurves, estimate_seconds
 
 #: The baseline, a recipe that many repositories share: plain Adam, and the last epoch is kept.
@@ -170,14 +171,18 @@ def train(
     `hyperparameters` are those of a run record, such as `TWO_CONV` with ``SPLIT``, ``SEED`` and
     ``PRECISION``; `build` makes the network from them. With `resume`, an interrupted run is
     resumed.
+
+    Raises `catsdogs.training.hyperparameters.HyperparameterError` for hyperparameters that nothing
+    can be trained with, and the errors of `catsdogs.training.control`.
     """
-    p = hyperparameters
-    model, network = training_model(p, build)
-    if p.get("WHITEN"):
-        convolutions = [one for one in network.layers if isinstance(one, keras.layers.Conv2D)]
-        whiten(convolutions[0], dataset.train.images)
-    name = run_key(model, p, dataset.describe())
-    done = fit(model, dataset.train, dataset.val, p, name, resume=resume)
+    p = validate(hyperparameters)
+    with control.one_training():
+        model, network = training_model(p, build)
+        if p.get("WHITEN"):
+            convolutions = [one for one in network.layers if isinstance(one, keras.layers.Conv2D)]
+            whiten(convolutions[0], dataset.train.images)
+        name = run_key(model, p, dataset.describe())
+        done = fit(model, dataset.train, dataset.val, p, name, resume=resume)
     trained = build(p)  # in float32, which every machine computes alike
     if trained.input_shape[1] is None:
         # It was trained on crops; it is applied to, and from now on takes, images of one size.
@@ -191,7 +196,8 @@ def key(
     hyperparameters: dict, dataset: Dataset, *, build: Callable[[dict], keras.Model] = cnn.build
 ) -> str:
     """The key of the run that `train` would make: `catsdogs.training.records.find` looks it up."""
-    return run_key(training_model(hyperparameters, build)[0], hyperparameters, dataset.describe())
+    p = validate(hyperparameters)
+    return run_key(training_model(p, build)[0], p, dataset.describe())
 
 
 def save(name: str, run: Run, hyperparameters: dict, dataset: Dataset, metrics: dict) -> None:
@@ -224,27 +230,28 @@ def fit(
     maps. `key` names the run for its checkpoint.
     """
     p = hyperparameters
-    batches = Batches(train, p["BATCH_SIZE"], p["SEED"])
+    batches = Batches(train, p["BATCH_SIZE"], p["SEED"], class_weight=p.get("CLASS_WEIGHT"))
     # The sparse one takes labels that are numbers, 0 or 1, where the other takes rows, (0, 1).
     loss = "sparse_categorical_crossentropy" if p.get("SOFTMAX") else "binary_crossentropy"
     model.compile(
         optimizer(p, batches.steps), loss, metrics=["accuracy"], jit_compile=backend.jit_compile()
     )
-    time = duration(estimate_seconds(model, batches, p["EPOCHS"]))
+    time = duration(estimate_seconds(model, batches, p["EPOCHS"], val))
     where = f"{backend.device()}, Keras on {backend.name()}, {p['PRECISION']}"
     print(f"{where}: about {time} for {p['EPOCHS']} epochs")
 
     name = f"{key}-{p['PRECISION']}"
     checkpoint = Checkpoint(name, batches, resume=resume, keep=p.get("KEEP", "best"))
     average = [EMAWeights()] if model.optimizer.use_ema else []
-    model.fit(
-        batches,
-        steps_per_epoch=batches.steps,
-        shuffle=False,  # the batches are shuffled already
-        validation_data=(val.images, val.labels[:, None]),
-        validation_batch_size=128,
-        epochs=p["EPOCHS"],
-        callbacks=[checkpoint, *average, LiveCurves(checkpoint)],
-        verbose=0,
-    )
+    with control.one_training():
+        model.fit(
+            batches,
+            steps_per_epoch=batches.steps,
+            shuffle=False,  # the batches are shuffled already
+            validation_data=(val.images, val.labels[:, None]),
+            validation_batch_size=VALIDATION_BATCH_SIZE,
+            epochs=p["EPOCHS"],
+            callbacks=[checkpoint, *average, LiveCurves(checkpoint)],
+            verbose=0,
+        )
     return checkpoint

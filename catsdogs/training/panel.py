@@ -1,95 +1,205 @@
 """A panel in the notebook: change hyperparameters, press Train, compare the curves."""
 
-from collections.abc import Callable
+import ast
+import contextlib
+import contextvars
+import html
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 
 import ipywidgets as widgets
+import pandas as pd
+from IPython import get_ipython
 
 from catsdogs.analysis import plots
 from catsdogs.networks.augment import PRESETS
+from catsdogs.text import duration
+from catsdogs.training import control
+from catsdogs.training.fit import Run
+from catsdogs.training.hyperparameters import validate
 from catsdogs.training.live import live_in
+
+#: The hyperparameters that need no photos to be loaded again.
+FIELDS = (
+    *("EPOCHS", "BATCH_SIZE", "LEARNING_RATE", "FILTERS", "DENSE_UNITS", "DROPOUT"),
+    *("AUGMENTATION", "SEED"),
+)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A run as the panel compares it; ``changed`` says which hyperparameters differ."""
+
+    changed: str
+    history: dict[str, list[float]]
+    best_epoch: int
+    seconds: float
 
 
 def training_panel(
-    train: Callable[[dict], dict], hyperparameters: dict, history: dict | None = None
+    train: Callable[[dict], Run], hyperparameters: dict, first: Run | None = None
 ) -> widgets.Widget:
-    """A widget with a field for each hyperparameter that needs no photos to be loaded again.
+    """A widget with a field for each of `FIELDS`, buttons to train and to stop, and the curves.
 
-    `train` takes a dictionary of all hyperparameters and returns the history of the run, as Keras
-    keeps it. `hyperparameters` are the initial values; `history` is a run to compare with. Nothing
+    `train` takes a dictionary of all hyperparameters and returns the run, as
+    `catsdogs.training.fit.train` does. `hyperparameters` are the initial values; `first` is a run
+    to compare with, or anything else with its ``history``, ``best_epoch`` and ``seconds``. Nothing
     is trained until Train is pressed.
+
+    A run is trained in a thread of its own, so that Stop is heard, whether the notebook's program
+    handles widgets in its main thread or not. Interrupting the kernel (■) stops it too.
     """
-    fields = {
-        "EPOCHS": widgets.BoundedIntText(min=1, max=500),
-        "BATCH_SIZE": widgets.Dropdown(options=[16, 32, 64, 128, 256]),
-        "LEARNING_RATE": widgets.BoundedFloatText(min=1e-6, max=1.0, step=1e-4),
-        "DENSE_UNITS": widgets.BoundedIntText(min=1, max=4096),
-        "DROPOUT": widgets.FloatSlider(min=0, max=0.9, step=0.05),
-        "AUGMENTATION": widgets.Dropdown(options=list(PRESETS.items())),
-    }
-    for name, field in fields.items():
-        value = hyperparameters[name]
-        if name == "AUGMENTATION" and value not in PRESETS.values():
-            field.options = [("as above", value), *field.options]
-        elif (
-            isinstance(field, widgets.Dropdown)
-            and name != "AUGMENTATION"
-            and value not in field.options
-        ):
-            field.options = [value, *field.options]
-        field.value = value
-        field.description = name.lower().replace("_", " ")
-        field.style.description_width = "8em"
-    filters = [
-        widgets.BoundedIntText(
-            min=1,
-            max=1024,
-            value=value,
-            description=f"filters {index}",
-            style={"description_width": "8em"},
+    return _Panel(train, hyperparameters, first).box
+
+
+class _Panel:
+    def __init__(self, train, hyperparameters, first):
+        self.train, self.hyperparameters = train, hyperparameters
+        self.fields = {name: _field(name, hyperparameters[name]) for name in FIELDS}
+        self.start = widgets.Button(description="Train", button_style="primary", icon="play")
+        self.stop = widgets.Button(description="Stop", icon="stop", disabled=True)
+        self.start.on_click(self._on_start)
+        self.stop.on_click(self._on_stop)
+        # Several widgets, not one Output: JupyterLab does not update in place what an Output shows.
+        self.message, self.line, self.table = (widgets.HTML() for _ in range(3))
+        self.printed = widgets.Output()
+        self.picture = widgets.Image(layout={"display": "none"})
+        self.picture.observe(lambda _: setattr(self.picture.layout, "display", None), "value")
+        self.trials: list[Trial] = []
+        if first:
+            self._add("the run above", first)
+        self.box = widgets.VBox(
+            [
+                widgets.GridBox(
+                    list(self.fields.values()),
+                    layout={"grid_template_columns": "repeat(2, 24em)"},
+                ),
+                widgets.HBox([self.start, self.stop]),
+                *(self.message, self.printed, self.line, self.picture, self.table),
+            ]
         )
-        for index, value in enumerate(hyperparameters["FILTERS"], 1)
-    ]
-    button = widgets.Button(description="Train", button_style="primary", icon="play")
-    # Three widgets, not one Output: JupyterLab does not update in place what an Output shows.
-    printed, line, picture = (
-        widgets.Output(),
-        widgets.HTML(),
-        widgets.Image(layout={"display": "none"}),
-    )
-    picture.observe(lambda _: setattr(picture.layout, "display", None), "value")
-    runs = {"the run above": history} if history else {}
 
-    def on_click(_):
-        chosen = {
-            **hyperparameters,
-            **{name: field.value for name, field in fields.items()},
-            "FILTERS": tuple(field.value for field in filters),
-        }
-        button.disabled = True
+    def _on_start(self, _):
+        self._say("")
+        self.printed.outputs = ()
+        typed = {name: _value(field.value) for name, field in self.fields.items()}
         try:
-            printed.clear_output()
-            with printed, live_in(line, picture):
-                found = train(chosen)
-            picture.value = plots.to_png(plots.curves(found, others=runs))
-            runs[_label(chosen, hyperparameters, len(runs))] = found
-        except (ValueError, KeyboardInterrupt) as error:
-            with printed:
-                print(f"Not trained: {error or 'interrupted'}")
+            chosen = validate({**self.hyperparameters, **typed})
+        except control.TrainingError as error:
+            self._say(error)
+            return
+        self.start.disabled, self.stop.disabled = True, False
+        # In the context of this click, to which whatever is printed belongs.
+        context = contextvars.copy_context()
+        threading.Thread(target=context.run, args=(self._work, chosen), daemon=True).start()
+
+    def _on_stop(self, _):
+        control.request_stop()
+        self._say("Stopping after this step.")
+
+    def _work(self, chosen):
+        try:
+            with control.one_training(), _interrupt_stops(), live_in(self.line, self.picture):
+                run = self._train(chosen)
+            if run.history:
+                self._add(_changes(chosen, self.hyperparameters), run)
+            self._say("")
+        except Exception as error:  # a mistake in the notebook's network can raise anything
+            self._say(error)
         finally:
-            button.disabled = False
+            self.start.disabled, self.stop.disabled = False, True
 
-    button.on_click(on_click)
-    controls = widgets.GridBox(
-        [*fields.values(), *filters], layout={"grid_template_columns": "repeat(2, 24em)"}
-    )
-    return widgets.VBox([controls, button, printed, line, picture])
+    def _train(self, chosen):
+        found = None
+        with self.printed:  # which shows an error that leaves it with its traceback, and keeps it
+            try:
+                return self.train(chosen)
+            except Exception as error:
+                found = error
+        raise found
+
+    def _add(self, changed, run):
+        """Compare `run` with the earlier ones, in the picture and in the table."""
+        history = {name: list(values) for name, values in run.history.items()}
+        others = {trial.changed: trial.history for trial in self.trials}
+        number = len(self.trials) + 1
+        self.trials.append(Trial(f"{number}: {changed}", history, run.best_epoch, run.seconds))
+        if others:
+            epochs = max(len(trial.history["loss"]) for trial in self.trials)
+            figure = plots.curves(history, best_epoch=run.best_epoch, epochs=epochs, others=others)
+            self.picture.value = plots.to_png(figure)
+        rows = [
+            {
+                "run": trial.changed,
+                "epochs": len(trial.history["loss"]),
+                "kept": trial.best_epoch,
+                "validation accuracy": f"{trial.history['val_accuracy'][trial.best_epoch - 1]:.1%}",
+                "training time": duration(trial.seconds),
+            }
+            for trial in self.trials
+        ]
+        self.table.value = pd.DataFrame(rows).to_html(index=False, border=0)
+
+    def _say(self, text):
+        self.message.value = "<br>".join(html.escape(line) for line in str(text).splitlines())
 
 
-def _label(chosen, hyperparameters, number):
+@contextlib.contextmanager
+def _interrupt_stops() -> Iterator[None]:
+    """Within this context, interrupting the kernel (■) stops the run that a thread trains.
+
+    Only the main thread is told of an interrupt and may choose what it does. So that thread is
+    asked, by way of its event loop, which gets to it when no cell is running. (While one is, the
+    kernel's own handler is in place: an interrupt stops that cell first.)
+    """
+    loop = getattr(getattr(get_ipython(), "kernel", None), "io_loop", None)
+    before = []
+
+    def listen():
+        before.append(signal.signal(signal.SIGINT, lambda *_: control.request_stop()))
+
+    def restore():
+        signal.signal(signal.SIGINT, before.pop())
+
+    if loop is None:  # no notebook
+        yield
+        return
+    loop.add_callback(listen)
+    try:
+        yield
+    finally:
+        loop.add_callback(restore)
+
+
+def _field(name, value):
+    options = {"description": name.lower().replace("_", " "), "style": {"description_width": "8em"}}
+    if name == "AUGMENTATION":
+        presets = list(PRESETS.items())
+        if value not in PRESETS.values():
+            presets.insert(0, ("as above", value))
+        return widgets.Dropdown(options=presets, value=value, **options)
+    # Text, not numbers: a field for numbers makes 37 of 3.7, and says nothing.
+    text = ", ".join(map(str, value)) if isinstance(value, list | tuple) else str(value)
+    return widgets.Text(value=text, **options)
+
+
+def _value(typed):
+    """What a field holds as a Python value; text that is none is left to `validate`."""
+    if not isinstance(typed, str):
+        return typed
+    try:
+        return ast.literal_eval(typed.strip())
+    except (ValueError, SyntaxError):
+        return typed
+
+
+def _changes(chosen, hyperparameters):
     presets = {str(strengths): preset for preset, strengths in PRESETS.items()}
     changed = [
-        f"{name.lower()} {presets.get(str(value), value)}"
+        f"{name.lower().replace('_', ' ')} {presets.get(str(value), value)}"
         for name, value in chosen.items()
         if value != hyperparameters[name]
     ]
-    return f"run {number + 1}: {', '.join(changed) or 'the same again'}"
+    return ", ".join(changed) or "the same again"

@@ -32,6 +32,7 @@ from catsdogs.networks.pytorch import (
     whiten,
 )
 from catsdogs.training import checkpoint, records
+from catsdogs.training.control import DivergedError
 from catsdogs.training.fit import ema_decay
 from catsdogs.training.live import LiveCurves
 
@@ -209,6 +210,9 @@ def train(
         live.on_epoch_begin(epoch)
         loss, accuracy = train_epoch(state, dataset.train, p, epoch)
         val_loss, val_accuracy = validate(state, dataset.val, p)
+        if not math.isfinite(loss + val_loss):  # nothing is smaller than NaN, so no later epoch
+            path.unlink(missing_ok=True)  # could become the best one, and none can be resumed
+            raise DivergedError(epoch + 1)
         logs = dict(loss=loss, accuracy=accuracy, val_loss=val_loss, val_accuracy=val_accuracy)
         for measure, value in logs.items():
             progress.history.setdefault(measure, []).append(value)
