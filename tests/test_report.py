@@ -1,4 +1,4 @@
-"""Published numbers are the run records', the included model is its record's, the panel trains."""
+"""Published numbers are the run records', and the included model is its record's."""
 
 import json
 import re
@@ -10,8 +10,7 @@ import pytest
 
 from catsdogs import files, paths
 from catsdogs.analysis import compare
-from catsdogs.networks.augment import PRESETS
-from catsdogs.training import panel, records
+from catsdogs.training import records
 from tools import report
 
 INCLUDED = paths.PROJECT / "models"
@@ -219,55 +218,3 @@ def test_no_photo_is_tracked():
         "models/two-conv/confusion_matrix.png",
         "benchmarks/bench.png",
     }
-
-
-# --- the panel ----------------------------------------------------------------------------------
-
-DEFAULTS = {
-    "EPOCHS": 3,
-    "BATCH_SIZE": 48,
-    "LEARNING_RATE": 1e-3,
-    "DENSE_UNITS": 8,
-    "DROPOUT": 0.25,
-    "AUGMENTATION": PRESETS["light"],
-    "FILTERS": (4, 8),
-    "SEED": 0,
-}
-HISTORY = {"loss": [0.7], "accuracy": [0.5], "val_loss": [0.6], "val_accuracy": [0.6]}
-
-
-def widgets_of(box):
-    found = {}
-    for child in box.children:
-        found |= (
-            widgets_of(child)
-            if hasattr(child, "children")
-            else {child.description if hasattr(child, "description") else child: child}
-        )
-    return found
-
-
-def test_the_panel_trains_with_the_chosen_hyperparameters(empty):
-    tried = []
-    fields = widgets_of(
-        panel.training_panel(lambda p: tried.append(p) or HISTORY, DEFAULTS, HISTORY)
-    )
-    assert tried == []
-    fields["epochs"].value, fields["filters 2"].value, fields["augmentation"].value = (
-        7,
-        16,
-        PRESETS["none"],
-    )
-    fields["Train"].click()
-    assert tried == [DEFAULTS | {"EPOCHS": 7, "FILTERS": (4, 16), "AUGMENTATION": PRESETS["none"]}]
-    fields["Train"].click()
-    assert len(tried) == 2 and not fields["Train"].disabled
-
-
-def test_the_panel_survives_an_error_in_training(empty):
-    def refuse(p):
-        raise ValueError("too large")
-
-    fields = widgets_of(panel.training_panel(refuse, DEFAULTS))
-    fields["Train"].click()
-    assert not fields["Train"].disabled
