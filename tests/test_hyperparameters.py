@@ -5,6 +5,7 @@ import math
 import numpy as np
 import pytest
 
+from catsdogs import paths
 from catsdogs.data.dataset import Photos
 from catsdogs.networks.augment import PRESETS
 from catsdogs.training import fit, hyperparameters
@@ -69,10 +70,13 @@ def test_a_value_that_is_none_is_named_with_what_was_expected(name, values):
         assert "\n" not in sentence and len(sentence) < 300
 
 
-@pytest.mark.parametrize("name", ["my run/1", "", "../x", ".hidden", "a\\b", 3, None, "x" * 200])
+@pytest.mark.parametrize(
+    "name", ["my run/1", "", "../x", ".hidden", "a\\b", 3, None, "x" * 200, "a."]
+)
 def test_a_name_that_is_no_folder_is_named(name):
     (sentence,) = mistakes({}, NAME=name)
     assert sentence.startswith("NAME is ") and "such as 'my-run'" in sentence
+    assert "not that of an included model" in mistakes({}, NAME=paths.DEFAULT_MODEL)[0]
 
 
 def test_resume_is_one_of_three():

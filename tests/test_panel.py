@@ -4,6 +4,7 @@ import threading
 import time
 from types import SimpleNamespace
 
+import matplotlib.pyplot as plt
 import pytest
 
 from catsdogs.analysis import plots
@@ -53,6 +54,7 @@ def drawn(monkeypatch):
 
 def test_it_trains_with_what_was_typed_and_compares(drawn):
     tried = []
+    plt.close("all")
     found = parts(
         panel.training_panel(lambda p: tried.append(p) or finished(2), P, finished(5, 0.9))
     )
@@ -63,6 +65,7 @@ def test_it_trains_with_what_was_typed_and_compares(drawn):
     assert tried == [P | dict(EPOCHS=7, FILTERS=(4, 16), AUGMENTATION=PRESETS["none"])]
     assert drawn[0]["epochs"] == 5 and drawn[0]["best_epoch"] == 2
     assert list(drawn[0]["others"]) == ["1: the run above"]
+    assert not plt.get_fignums()  # a figure of pyplot would be shown below the next cell
     assert bytes(found["picture"].value).startswith(b"\x89PNG")
     for text in ("the run above", "epochs 7", "filters (4, 16)", "augmentation none", "90.0%"):
         assert text in found["table"].value

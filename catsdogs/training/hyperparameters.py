@@ -2,7 +2,6 @@
 
 import json
 import math
-import re
 import reprlib
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +9,7 @@ from typing import Any
 import numpy as np
 import psutil
 
-from catsdogs import CLASS_NAMES, backend
+from catsdogs import CLASS_NAMES, backend, paths
 from catsdogs.data.dataset import Dataset
 from catsdogs.data.splits import SPLITS
 from catsdogs.networks.augment import PRESETS
@@ -174,8 +173,14 @@ def _precision(value):
 
 
 def _name(value):
-    if not isinstance(value, str) or not re.fullmatch(r"\w[\w.-]{0,99}", value):
-        raise _ExpectedError("letters, digits, '-', '_' and '.', such as 'my-run'")
+    try:
+        folder = paths.model_folder(value)
+    except (TypeError, ValueError):
+        raise _ExpectedError(
+            "up to 100 letters, digits, hyphens, underscores and dots, such as 'my-run'"
+        ) from None
+    if folder.parent == paths.included():
+        raise _ExpectedError("a name of your own, not that of an included model")
     return value
 
 

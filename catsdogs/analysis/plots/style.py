@@ -3,6 +3,7 @@
 import functools
 import io
 import textwrap
+import threading
 
 import matplotlib.pyplot as plt
 from matplotlib.figure import Figure
@@ -43,6 +44,7 @@ _STYLE = {
     "legend.labelcolor": _INK,
     "figure.dpi": 100,
 }
+_lock = threading.RLock()  # matplotlib's settings are those of all threads
 _STRIP = 0.25  # inches, for the mark of the synthetic sample
 
 
@@ -52,23 +54,27 @@ def styled(function):
     @functools.wraps(function)
     def draw(*arguments, **options):
         # Not plt.rc_context: leaving it would also undo that the notebook's backend shows figures.
-        before = {key: plt.rcParams[key] for key in _STYLE}
-        plt.rcParams.update(_STYLE)
-        try:
-            drawn = function(*arguments, **options)
-            drawn.draw_without_rendering()  # makes the ticks, which would have the reader's style
-            return drawn
-        finally:
-            plt.rcParams.update(before)
+        with _lock:
+            before = {key: plt.rcParams[key] for key in _STYLE}
+            plt.rcParams.update(_STYLE)
+            try:
+                drawn = function(*arguments, **options)
+                drawn.draw_without_rendering()  # makes the ticks, which would have another style
+                return drawn
+            finally:
+                plt.rcParams.update(before)
 
     return draw
 
 
 def figure(rows: int = 1, columns: int = 1, *, width: float, height: float, **options):
     """A figure and its axes, as `plt.subplots` returns them; `width` and `height` are in inches."""
-    made, axes = plt.subplots(
-        rows, columns, figsize=(width, height), layout="constrained", **options
-    )
+    size = (width, height)
+    if threading.current_thread() is threading.main_thread():
+        made, axes = plt.subplots(rows, columns, figsize=size, layout="constrained", **options)
+    else:  # that of a panel: pyplot would show its figures below the cell that runs meanwhile
+        made = Figure(figsize=size, layout="constrained")
+        axes = made.subplots(rows, columns, **options)
     if dataset.is_synthetic():
         # A number from synthetic photos must not be mistaken for a real one, wherever it ends up.
         made.text(
