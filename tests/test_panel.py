@@ -23,7 +23,7 @@ def finished(epochs=1, accuracy=0.6):
 
 def parts(box):
     """The widgets of the panel: fields and buttons by their description, others by name."""
-    controls, buttons, message, _, _, picture, table = box.children
+    controls, buttons, message, _, picture, table = box.children
     found = {child.description: child for child in (*controls.children, *buttons.children)}
     return found | {"message": message, "picture": picture, "table": table}
 
@@ -103,6 +103,7 @@ def test_stop_stops_and_a_run_without_an_epoch_is_not_compared():
     found["Stop"].click()
     until(lambda: not found["Train"].disabled)
     assert found["Stop"].disabled and found["table"].value == ""
+    assert "Stopped after 0 of 3 epochs" in found["message"].value
 
 
 def test_it_does_not_train_while_a_cell_does():

@@ -64,7 +64,6 @@ class _Panel:
         self.stop.on_click(self._on_stop)
         # Several widgets, not one Output: JupyterLab does not update in place what an Output shows.
         self.message, self.line, self.table = (widgets.HTML() for _ in range(3))
-        self.printed = widgets.Output()
         self.picture = widgets.Image(layout={"display": "none"})
         self.picture.observe(lambda _: setattr(self.picture.layout, "display", None), "value")
         self.trials: list[Trial] = []
@@ -77,13 +76,12 @@ class _Panel:
                     layout={"grid_template_columns": "repeat(2, 24em)"},
                 ),
                 widgets.HBox([self.start, self.stop]),
-                *(self.message, self.printed, self.line, self.picture, self.table),
+                *(self.message, self.line, self.picture, self.table),
             ]
         )
 
     def _on_start(self, _):
         self._say("")
-        self.printed.outputs = ()
         typed = {name: _value(field.value) for name, field in self.fields.items()}
         try:
             chosen = validate({**self.hyperparameters, **typed})
@@ -91,7 +89,7 @@ class _Panel:
             self._say(error)
             return
         self.start.disabled, self.stop.disabled = True, False
-        # In the context of this click, to which whatever is printed belongs.
+        # In the context of this click, which a widget's message to the browser is an answer to.
         context = contextvars.copy_context()
         threading.Thread(target=context.run, args=(self._work, chosen), daemon=True).start()
 
@@ -102,23 +100,19 @@ class _Panel:
     def _work(self, chosen):
         try:
             with control.one_training(), _interrupt_stops(), live_in(self.line, self.picture):
-                run = self._train(chosen)
-            if run.history:
-                self._add(_changes(chosen, self.hyperparameters), run)
-            self._say("")
+                run = self.train(chosen)
+            self._compare(run, chosen)
         except Exception as error:  # a mistake in the notebook's network can raise anything
             self._say(error)
         finally:
             self.start.disabled, self.stop.disabled = False, True
 
-    def _train(self, chosen):
-        found = None
-        with self.printed:  # which shows an error that leaves it with its traceback, and keeps it
-            try:
-                return self.train(chosen)
-            except Exception as error:
-                found = error
-        raise found
+    def _compare(self, run, chosen):
+        done, changed = len(run.history.get("loss", ())), _changes(chosen, self.hyperparameters)
+        if done:
+            self._add(changed + " (stopped)" * run.interrupted, run)
+        stopped = f"Stopped after {done} of {chosen['EPOCHS']} epochs. Train again to resume."
+        self._say(stopped if run.interrupted else "")
 
     def _add(self, changed, run):
         """Compare `run` with the earlier ones, in the picture and in the table."""
