@@ -14,7 +14,7 @@ from catsdogs import files, notebooks, paths
 from catsdogs.analysis.metrics import evaluate
 from catsdogs.data.dataset import Dataset, Photos
 from catsdogs.networks import augment, cnn, whitening
-from catsdogs.training import fit, records
+from catsdogs.training import control, fit, records
 
 torch = pytest.importorskip("torch", reason='PyTorch is not installed: pip install -e ".[torch]"')
 
@@ -328,6 +328,26 @@ def test_a_checkpoint_that_does_not_fit_is_not_resumed(synthetic, capsys, reason
     training.train(p, dataset, "pytorch", device=CPU, train_epoch=train_epoch, **options)
     assert epochs == [0, 1]
     assert ("cannot be read" in capsys.readouterr().out) == (reason == "damaged")
+
+
+@pytest.mark.parametrize("losses", [(float("nan"), 0.5), (0.5, float("inf"))])
+def test_a_loss_that_is_no_number_ends_the_run(synthetic, losses):
+    dataset, epochs = Dataset("full", P["IMAGE_SIZE"], progress=False), []
+
+    def train_epoch(state, photos, p, epoch):
+        epochs.append(epoch)
+        return losses[0], 0.5
+
+    with pytest.raises(control.DivergedError, match="in epoch 1"):
+        training.train(
+            P,
+            dataset,
+            "pytorch",
+            device=CPU,
+            train_epoch=train_epoch,
+            validate=lambda *_: (losses[1], 0.5),
+        )
+    assert epochs == [0] and not list(paths.checkpoints().glob("*.pt"))
 
 
 def test_a_checkpoint_of_odd_content_changes_nothing(synthetic, capsys):

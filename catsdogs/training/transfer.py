@@ -12,6 +12,7 @@ from catsdogs.backend import keras
 from catsdogs.data.dataset import Dataset, Photos
 from catsdogs.networks.features import Features
 from catsdogs.training.checkpoint import Checkpoint, run_key
+from catsdogs.training.control import StoppedError
 from catsdogs.training.fit import fit
 
 
@@ -69,6 +70,8 @@ def fine_tune(
 
     Returns the model, from feature maps to the probability of "dog", (photos, 1), with the weights
     of its best epoch, and its checkpoint, which has ``history``, ``best_epoch`` and ``seconds``.
+
+    Raises `catsdogs.training.control.StoppedError` after an interruption.
     """
     p = hyperparameters
     keras.utils.set_random_seed(p["SEED"])
@@ -78,7 +81,10 @@ def fine_tune(
     maps = Photos(train.values, train.labels, train.names)
     val_maps = Photos(val.values.astype(np.float32), val.labels, val.names)
     key = run_key(model, p, dataset.describe())
-    return model, fit(model, maps, val_maps, p, key, resume=resume)
+    checkpoint = fit(model, maps, val_maps, p, key, resume=resume)
+    if checkpoint.interrupted:
+        raise StoppedError("Run this cell again to resume; nothing has been saved yet.")
+    return model, checkpoint
 
 
 def predict(model: keras.Model, values: np.ndarray) -> np.ndarray:
