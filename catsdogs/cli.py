@@ -124,11 +124,11 @@ def main(arguments: list[str] | None = None) -> int:
     export = commands.add_parser(
         "export",
         help="export the model as ONNX and LiteRT, and as a static site",
-        description="Writes model.onnx, model.tflite and model_int8.tflite, and a static site that "
-        "classifies photos in the visitor's browser. Quantization to 8 bits needs training photos "
-        "in data/ as its representative dataset; without them, model_int8.tflite is left out. The "
-        "static site needs npm. Exit status 2: a model that cannot be used or exported, or a "
-        "folder that cannot be written.",
+        description="Writes model.onnx, model.tflite, model_int8.tflite, and model.h5 for Keras 2, "
+        "and a static site that classifies photos in the visitor's browser. Quantization to 8 bits "
+        "needs training photos in data/ as its representative dataset; without them, "
+        "model_int8.tflite is left out. The static site needs npm. Exit status 2: a model that "
+        "cannot be used or exported, or a folder that cannot be written.",
     )
     export.add_argument(
         "--model",
