@@ -14,7 +14,7 @@ import pytest
 from papermill import inspect_notebook
 
 from catsdogs import cli as command_line
-from catsdogs import notebooks, paths
+from catsdogs import lab, notebooks, paths
 from catsdogs.data import dataset, splits
 from catsdogs.training import fit, records
 from tools import publish
@@ -106,29 +106,50 @@ print("the package has the same network, schedule and optimizer")
 
 
 @pytest.fixture(scope="module")
-def executed(synthetic_data, tmp_path_factory):
-    """All notebooks run in order, as `make run` runs them, with small parameters."""
-    folder = tmp_path_factory.mktemp("executed")
+def clone(tmp_path_factory):
+    """The project as Git would clone it, had all that it does not ignore been committed."""
+    folder = tmp_path_factory.mktemp("clone")
+    settings = ["-c", "user.name=test", "-c", "user.email=test@example.org"]
+    git = ["git", *settings, f"--git-dir={folder / '.git'}"]
+    subprocess.run(["git", "init", "-q", folder], check=True)
+    subprocess.run([*git, f"--work-tree={paths.PROJECT}", "add", "-A"], check=True)
+    subprocess.run([*git, f"--work-tree={folder}", "commit", "-qm", "test"], check=True)
+    subprocess.run(["git", "-C", folder, "reset", "-q", "--hard"], check=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def executed(synthetic_data, clone):
+    """The working copies of all notebooks, run in order and saved, with small parameters."""
+    folder = clone / "build"
     with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(paths, "PROJECT", clone)
         patch.setenv("CATSDOGS_DATA", str(synthetic_data))
-        patch.setenv("CATSDOGS_RUNS", str(folder / "runs"))
+        patch.delenv("CATSDOGS_RUNS", raising=False)
+        lab.copy_notebooks()
         for name in NOTEBOOKS:
             if not MISSING[name]:
-                notebooks.run(with_checks(name, folder / "to run"), folder, SMALL[name])
+                copy = clone / "lab" / name
+                add_checks(copy)
+                notebooks.run(copy, folder, SMALL[name])
+                shutil.copy(folder / name, copy)
         record = records.read("my-run-synthetic")
     return folder, record
 
 
-def with_checks(name, folder):
-    """The notebook `name`, or a copy of it in `folder` with a cell of `CHECKS` at its end."""
-    notebook = paths.PROJECT / "notebooks" / name
-    if name not in CHECKS:
-        return notebook
-    content = nbformat.read(notebook, 4)
-    content.cells.append(nbformat.v4.new_code_cell("import numpy as np\n" + CHECKS[name]))
-    folder.mkdir(exist_ok=True)
-    nbformat.write(content, folder / name)
-    return folder / name
+def add_checks(notebook):
+    """Add the cell of `CHECKS` to the copy `notebook`."""
+    if notebook.name in CHECKS:
+        content = nbformat.read(notebook, 4)
+        code = "import numpy as np\n" + CHECKS[notebook.name]
+        content.cells.append(nbformat.v4.new_code_cell(code))
+        nbformat.write(content, notebook)
+
+
+def test_running_all_working_copies_leaves_nothing_to_commit(executed):
+    folder, _ = executed
+    status = ["git", "-C", folder.parent, "status", "--porcelain"]
+    assert subprocess.run(status, capture_output=True, text=True, check=True).stdout == ""
 
 
 def test_notebook_02_writes_out_what_the_package_has(executed):
@@ -158,7 +179,9 @@ def outputs(folder, name, tag=None):
 
 def test_they_leave_a_model_and_its_record(executed):
     folder, record = executed
-    assert {path.name for path in (folder / "runs" / "my-run-synthetic").iterdir()} == {
+    assert {
+        path.name for path in (folder.parent / "models" / "runs" / "my-run-synthetic").iterdir()
+    } == {
         "model.keras",
         "record.json",
     }
