@@ -279,7 +279,7 @@ def test_a_notebook_can_be_chosen_by_its_number(synthetic, monkeypatch, capsys):
 
 def test_running_all_evaluates_the_run_that_was_trained(executed, synthetic, monkeypatch, capsys):
     folder, record = executed
-    monkeypatch.setenv("CATSDOGS_RUNS", str(folder / "runs"))
+    monkeypatch.setenv("CATSDOGS_RUNS", str(folder.parent / "models" / "runs"))
     given = {}
     monkeypatch.setattr(
         command_line, "execute", lambda folder, chosen, parameters: given.update(parameters) or 0
