@@ -9,13 +9,17 @@ import tempfile
 import time
 from collections.abc import Collection
 from pathlib import Path
+from queue import Empty
 
 import matplotlib
 import papermill
 from ipykernel.kernelspec import RESOURCES, get_kernel_dict
+from jupyter_client.asynchronous.client import AsyncKernelClient
+from jupyter_client.channels import AsyncZMQSocketChannel
 from jupyter_client.kernelspec import NATIVE_KERNEL_NAME, KernelSpec, KernelSpecManager
 from jupyter_client.manager import AsyncKernelManager
 from nbconvert import HTMLExporter
+from traitlets import Type
 
 from catsdogs import paths
 
@@ -43,7 +47,30 @@ class ProjectKernels(KernelSpecManager):
         return KernelSpec(resource_dir=RESOURCES, env=environment, **get_kernel_dict())
 
 
+class _ShellChannel(AsyncZMQSocketChannel):
+    """Waits for a reply in short turns.
+
+    A reply that arrives while a widget's message is sent is not announced a second time, so that
+    waiting for it without a limit would never end (github.com/jupyter/nbclient, issue 312).
+    """
+
+    async def get_msg(self, timeout=None):
+        while timeout is None:
+            try:
+                return await super().get_msg(timeout=1)
+            except Empty:
+                continue
+        return await super().get_msg(timeout)
+
+
+class _KernelClient(AsyncKernelClient):
+    shell_channel_class = Type(_ShellChannel)
+
+
 class _KernelManager(AsyncKernelManager):
+    def _client_factory_default(self):
+        return _KernelClient
+
     def _kernel_spec_manager_default(self):
         return ProjectKernels()
 

@@ -1,6 +1,7 @@
 """The notebooks: run top to bottom on synthetic photos, and fit to share as they are committed."""
 
 import ast
+import asyncio
 import http.server
 import json
 import os
@@ -8,9 +9,11 @@ import shutil
 import subprocess
 import sys
 import threading
+from queue import Empty
 
 import nbformat
 import pytest
+from jupyter_client.channels import AsyncZMQSocketChannel
 from papermill import inspect_notebook
 
 from catsdogs import cli as command_line
@@ -469,3 +472,21 @@ def test_new_photos_where_there_are_none_are_synthetic_on_the_spot(tmp_path, mon
         if out.output_type == "stream"
     )
     assert "2 photos: synthetic photos made on the spot" in text
+
+
+def test_a_reply_that_is_never_announced_does_not_stop_the_run(monkeypatch):
+    """As it happens where a reply arrives while a widget's message is being sent."""
+    waits = []
+
+    async def get_msg(self, timeout=None):
+        waits.append(timeout)
+        if timeout is None:
+            pytest.fail("this would wait forever")
+        if len(waits) < 3:
+            raise Empty
+        return {"msg_type": "execute_reply"}
+
+    monkeypatch.setattr(AsyncZMQSocketChannel, "get_msg", get_msg)
+    client = notebooks._KernelManager().client()
+    channel = client.shell_channel_class.__new__(client.shell_channel_class)
+    assert asyncio.run(channel.get_msg()) == {"msg_type": "execute_reply"} and len(waits) == 3
