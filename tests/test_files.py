@@ -1,5 +1,6 @@
 """Atomic writes: a file has its new content whole or its old one, and nothing is left beside it."""
 
+import contextlib
 import errno
 import fcntl
 import hashlib
@@ -190,21 +191,26 @@ def test_without_locks_files_are_written_and_nothing_is_removed(tmp_path, monkey
 # --- a full disk ---------------------------------------------------------------------------------
 
 
-@pytest.fixture
+@contextlib.contextmanager
 def small_limit():
-    """No file may grow beyond 100 kB, which the system tells as it tells of a full disk."""
+    """No file may grow beyond 100 kB, which the system tells as it tells of a full disk.
+
+    Not a fixture: pytest's own output may go to a file, and it writes before fixtures end.
+    """
     before = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, before[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, before)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, before)
 
 
 @pytest.mark.parametrize("reserved", [False, True])
-def test_a_full_disk_is_said_in_a_sentence_and_nothing_is_left(tmp_path, small_limit, reserved):
+def test_a_full_disk_is_said_in_a_sentence_and_nothing_is_left(tmp_path, reserved):
     path = tmp_path / "a.bin"
     path.write_text("old")
     said = r"^/.*/a.bin could not be written: .*make room"
-    with pytest.raises(files.DiskFullError, match=said) as caught:
+    with small_limit(), pytest.raises(files.DiskFullError, match=said) as caught:
         with files.replacing(path) as partial, open(partial, "wb") as file:
             if reserved:
                 files.reserve(file, 200_000)
