@@ -25,6 +25,8 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 
+import psutil
+
 PROJECT = Path(__file__).resolve().parent.parent
 
 #: Concurrent clients, each waiting for a response before it sends its next request.
@@ -106,12 +108,9 @@ def running(service: str) -> Iterator[tuple[subprocess.Popen, int, float]]:
 
 
 def memory(process: subprocess.Popen) -> int:
-    """The resident memory of `process`, in bytes; 0 outside Linux."""
-    try:
-        lines = Path(f"/proc/{process.pid}/status").read_text().splitlines()
-    except OSError:
-        return 0
-    return next(int(line.split()[1]) * 1024 for line in lines if line.startswith("VmRSS:"))
+    """The resident memory of `process` and of those it has started, in bytes."""
+    parent = psutil.Process(process.pid)
+    return sum(one.memory_info().rss for one in (parent, *parent.children(recursive=True)))
 
 
 # --- the load ---------------------------------------------------------------------------------

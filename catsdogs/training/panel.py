@@ -134,7 +134,7 @@ class _Panel:
             }
             for trial in self.trials
         ]
-        self.table.value = pd.DataFrame(rows).to_html(index=False, border=0)
+        self.table.value = pd.DataFrame(rows).to_html(index=False, border=0, justify="left")
 
     def _say(self, text):
         self.message.value = "<br>".join(html.escape(line) for line in str(text).splitlines())
