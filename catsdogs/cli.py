@@ -404,6 +404,11 @@ def export_command(model: str | None, output: str | None, web: str | None) -> in
         path = find_model(model, (".keras",))
         if files is None:
             files = paths.PROJECT / "build" / "export" if is_included(path) else path.parent
+        elif is_included(files / "model.onnx"):
+            raise ModelError(
+                f"{printable(paths.shown(files.resolve()))} is an included model, which is never "
+                "replaced: expected a different --output"
+            )
         export.export_and_compare(path, files)
         static_site.build(files / f"{path.stem}.onnx", folder)
     except ModelError as error:

@@ -94,6 +94,17 @@ def test_formats_of_one_model_cannot_disagree(own, images):
         export.onnx_beside(own / "model.keras")
 
 
+def test_exports_never_replace_an_included_model(own, capsys):
+    included = paths.included() / "two-conv"
+    before = {path.name: path.read_bytes() for path in included.iterdir()}
+    given = ["export", "--model", "mine", "--output", str(included)]
+    assert command_line.main(given) == 2
+    assert (
+        "models/two-conv is an included model, which is never replaced" in capsys.readouterr().err
+    )
+    assert {path.name: path.read_bytes() for path in included.iterdir()} == before
+
+
 def test_the_service_takes_a_run_of_ones_own_and_exports_it_first(own, monkeypatch):
     served = []
     monkeypatch.setattr(app, "serve", lambda host, port, model: served.append(model) or 0)
