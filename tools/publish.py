@@ -6,10 +6,13 @@
 whose licence forbids redistribution, and without traces of this machine. ``make publish`` is the
 same for all of them.
 
-Notebooks train runs of one's own, in ``models/runs/``; here, and only here, those become the
-included models and records. A run that is on record already is not trained again.
+Notebooks train runs of one's own; here, and only here, those become the included models and
+records. They are trained in a folder of their own, so that nobody's other runs are published. A run
+that is on record already is not trained again.
 """
 
+import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -33,6 +36,7 @@ def main(numbers: list[str]) -> int:
         print("Publishing needs Asirra's photos: bash download_data.sh first.", file=sys.stderr)
         return 1
     build = paths.PROJECT / "build" / "published"
+    os.environ["CATSDOGS_RUNS"] = str(build / "runs")
     chosen = cli.chosen_notebooks(numbers)
     if chosen is None:
         return 2
@@ -41,6 +45,8 @@ def main(numbers: list[str]) -> int:
         if status := cli.execute(build, [notebook], finished):
             return status
         include(notebook.name[:2])
+        for folder in paths.runs().glob("[!.]*/"):  # notebook 03 would list them
+            shutil.rmtree(folder)
         strip(build / notebook.name, notebook)
     return report.main(check=False)
 
@@ -63,7 +69,12 @@ def include(number: str) -> None:
 
 
 def evaluate_and_export(own: str, included: str) -> None:
-    """Test and calibrate the run `own` with notebook 03; include it, in every format."""
+    """Test and calibrate the run `own` with notebook 03; include it, in every format.
+
+    A run that was taken from the included record stays as it was included.
+    """
+    if records.read(own)["run_key"] == records.read(included)["run_key"]:
+        return
     notebook = next(path for path in notebooks.all_notebooks() if path.name.startswith("03"))
     scratch = paths.PROJECT / "build" / "evaluated"
     if cli.execute(scratch, [notebook], {notebook.name: {"MODEL": own}}):
