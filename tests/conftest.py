@@ -16,6 +16,12 @@ matplotlib.use("agg")  # not by the environment, which notebooks that the tests 
 PER_CLASS = 60
 
 
+@pytest.fixture(scope="session", autouse=True)
+def runs_elsewhere(tmp_path_factory):
+    """What tests train goes nowhere near the project's own runs."""
+    os.environ.setdefault("CATSDOGS_RUNS", str(tmp_path_factory.mktemp("runs")))
+
+
 @pytest.fixture(scope="session")
 def synthetic_data(tmp_path_factory) -> Path:
     """A data folder with a small synthetic sample, made as a user would. Read-only."""

@@ -2,6 +2,7 @@
 
 import ast
 import asyncio
+import concurrent.futures
 import http.server
 import json
 import os
@@ -489,4 +490,6 @@ def test_a_reply_that_is_never_announced_does_not_stop_the_run(monkeypatch):
     monkeypatch.setattr(AsyncZMQSocketChannel, "get_msg", get_msg)
     client = notebooks._KernelManager().client()
     channel = client.shell_channel_class.__new__(client.shell_channel_class)
-    assert asyncio.run(channel.get_msg()) == {"msg_type": "execute_reply"} and len(waits) == 3
+    with concurrent.futures.ThreadPoolExecutor(1) as pool:  # it has no running loop
+        message = pool.submit(lambda: asyncio.run(channel.get_msg())).result()
+    assert message == {"msg_type": "execute_reply"} and len(waits) == 3

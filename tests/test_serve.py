@@ -277,7 +277,9 @@ def test_a_decoder_that_takes_too_long_is_killed_and_replaced(photos, large_png,
         async def run():
             return await decoding.submit([(content, pixels)])[0]
 
-        return asyncio.run(run())
+        # In a thread: that of the tests may have a loop already, of the browser of test_page.
+        with concurrent.futures.ThreadPoolExecutor(1) as pool:
+            return pool.submit(lambda: asyncio.run(run())).result()
 
     try:
         assert np.array_equal(decoded(photos[0]), decode(photos[0], 128))
