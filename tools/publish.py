@@ -11,6 +11,7 @@ records. They are trained in a folder of their own, so that nobody's other runs 
 that is on record already is not trained again.
 """
 
+import itertools
 import os
 import shutil
 import sys
@@ -99,10 +100,15 @@ def strip(executed: Path, notebook: Path) -> None:
     content.cells = [
         cell for cell in content.cells if "injected-parameters" not in cell.metadata.get("tags", [])
     ]
+    counted = itertools.count(1)
     for cell in content.cells:
         cell.metadata = {"tags": cell.metadata["tags"]} if cell.metadata.get("tags") else {}
         if cell.cell_type != "code":
             continue
+        cell.execution_count = next(counted)
+        for out in cell.outputs:
+            if out.output_type == "execute_result":
+                out.execution_count = cell.execution_count
         if "photos" in cell.metadata.get("tags", []):
             cell.outputs = [_text(NO_PHOTOS)]
         # Progress bars and libraries' warnings are of no use to a reader, and a widget needs its
