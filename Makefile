@@ -23,7 +23,7 @@ serve: install  ## serve the web page and the HTTP API on this machine
 	@$(BIN)/python -m catsdogs serve
 
 test: $(DEV)  ## run the tests
-	@$(BIN)/python -m pytest
+	@$(BIN)/python -m pytest -n 2 --dist loadfile  # each file in one of two processes
 
 test-lowest: $(DEV)  ## train and predict with the lowest versions that the requirements allow
 	@bash .ci/lowest
