@@ -106,6 +106,16 @@ def test_stop_stops_and_a_run_without_an_epoch_is_not_compared():
     assert "Stopped after 0 of 3 epochs" in found["message"].value
 
 
+def test_a_run_that_was_stopped_and_resumed_is_one_row():
+    runs = [finished(), finished()]
+    runs[0].interrupted = True
+    found = parts(panel.training_panel(lambda p: runs.pop(0), P))
+    press(found)
+    assert "(stopped)" in found["table"].value
+    press(found)
+    assert "(stopped)" not in found["table"].value and found["table"].value.count("<tr>") == 1
+
+
 def test_it_does_not_train_while_a_cell_does():
     tried = []
     found = parts(panel.training_panel(lambda p: tried.append(p) or finished(), P))

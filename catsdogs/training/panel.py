@@ -110,6 +110,9 @@ class _Panel:
     def _compare(self, run, chosen):
         done, changed = len(run.history.get("loss", ())), _changes(chosen, self.hyperparameters)
         if done:
+            # What this run resumed is a part of it.
+            resumed = f": {changed} (stopped)"
+            self.trials = [one for one in self.trials if not one.changed.endswith(resumed)]
             self._add(changed + " (stopped)" * run.interrupted, run)
         stopped = f"Stopped after {done} of {chosen['EPOCHS']} epochs. Train again to resume."
         self._say(stopped if run.interrupted else "")
