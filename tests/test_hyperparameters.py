@@ -154,7 +154,8 @@ def test_notes_before_training(monkeypatch):
 
     assert notes(P | {"CLASS_WEIGHT": "balanced"}, Some) == []
     (imbalance,) = notes(P, Some)
-    assert "400 training photos of cats, 20 of dogs" in imbalance and "95%" in imbalance
+    assert "400 cats and 20 dogs" in imbalance and "an accuracy of 95%" in imbalance
+    assert 'CLASS_WEIGHT = "balanced"' in imbalance
     Some.train = Photos(Some.train.images, np.repeat([0, 1], 210), [])
     assert notes(P, Some) == []
     assert "BATCH_SIZE is 500" in notes(P | {"BATCH_SIZE": 500}, Some)[0]

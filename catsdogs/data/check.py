@@ -3,7 +3,7 @@
 import contextlib
 import hashlib
 import os
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import imagehash
@@ -106,16 +106,21 @@ def notes(table: pd.DataFrame) -> list[str]:
 
     That is files that were left out, and classes of unequal size; most often nothing.
     """
-    found = list(filter(None, [store.left_out(paths.photos())]))
-    counts = np.bincount(table.label[table.problem == ""], minlength=len(CLASS_NAMES))
-    if counts.max() > IMBALANCE * counts.min():
-        (few, many), (rare, usual) = sorted(counts), [CLASS_NAMES[i] for i in np.argsort(counts)]
-        found.append(
-            f"The classes are imbalanced: {counted(many, usual)} and {counted(few, rare)}. A "
-            f"network that always predicts {usual} has an accuracy of {many / counts.sum():.0%}: "
-            "compare with that, not with 50%, and set CLASS_WEIGHT = \"balanced\" in notebook 02."
-        )
-    return found
+    good = table.label[table.problem == ""]
+    return list(filter(None, [store.left_out(paths.photos()), imbalance(good)]))
+
+
+def imbalance(labels: Sequence[int] | np.ndarray) -> str:
+    """A sentence if `labels`, 0 or 1, are of classes of unequal size; otherwise empty."""
+    counts = np.bincount(labels, minlength=len(CLASS_NAMES))
+    if counts.max() <= IMBALANCE * counts.min():
+        return ""
+    (few, many), (rare, usual) = sorted(counts), [CLASS_NAMES[i] for i in np.argsort(counts)]
+    return (
+        f"The classes are imbalanced: {counted(many, usual)} and {counted(few, rare)}. A network "
+        f"that always predicts {usual} has an accuracy of {many / counts.sum():.0%}: compare with "
+        'that, not with 50%, and set CLASS_WEIGHT = "balanced" in notebook 02.'
+    )
 
 
 def _list_files(folder) -> Iterator[tuple]:

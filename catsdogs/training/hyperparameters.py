@@ -9,7 +9,8 @@ from typing import Any
 import numpy as np
 import psutil
 
-from catsdogs import CLASS_NAMES, backend, paths
+from catsdogs import backend, paths
+from catsdogs.data.check import imbalance
 from catsdogs.data.dataset import Dataset
 from catsdogs.data.splits import SPLITS
 from catsdogs.networks.augment import PRESETS
@@ -71,19 +72,9 @@ def notes(hyperparameters: dict, dataset: Dataset) -> list[str]:
             f"BATCH_SIZE is {batch_size:,} and there are {len(labels):,} training photos: every "
             "epoch is a single step. A smaller BATCH_SIZE learns more from as many epochs."
         )
-    counts = np.bincount(labels, minlength=len(CLASS_NAMES))
-    if counts.max() > IMBALANCE * counts.min() and not hyperparameters.get("CLASS_WEIGHT"):
-        (few, many), (rare, usual) = sorted(counts), [CLASS_NAMES[i] for i in np.argsort(counts)]
-        found.append(
-            f"The classes are imbalanced: {many:,} training photos of {usual}s, {few:,} of "
-            f"{rare}s. A network that always predicts {usual} is right for {many / len(labels):.0%}"
-            ' of them; with CLASS_WEIGHT = "balanced" both classes count alike.'
-        )
-    return found
-
-
-#: From how many times as many photos of one class as of the other on `notes` says so.
-IMBALANCE = 1.5
+    if not hyperparameters.get("CLASS_WEIGHT"):
+        found.append(imbalance(labels))
+    return list(filter(None, found))
 
 
 # --- single values --------------------------------------------------------------------------------
