@@ -421,13 +421,13 @@ def test_a_damaged_cache_is_never_used(empty, damage):
 def test_a_killed_write_is_never_seen(empty):
     fill(empty, range(1, 41))
     code = (
-        "import time; from catsdogs.data import cache, check, decode as module\n"
-        "decode = module.decode\n"
+        "import time; from catsdogs.data import cache, check, checked\n"
+        "decode = checked.decode_one\n"
         "def slow(*a):\n"
         "    print('.\\n', end='', flush=True)\n"
         "    time.sleep(0 if 'Cat' in str(a[0]) else 60)\n"
         "    return decode(*a)\n"
-        "module.decode = slow\n"
+        "checked.decode_one = slow\n"
         "t = check.check_photos(progress=False)\n"
         "cache.load_pixels(list(t.photo), list(t.sha256), 16, progress=False)"
     )

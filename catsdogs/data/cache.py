@@ -16,6 +16,9 @@ from catsdogs import files, paths
 from catsdogs.data.checked import PhotosChanged, decode_checked
 from catsdogs.data.decode import RESIZING, PhotoError
 
+#: How many photos are written to a cache together.
+_WRITTEN_TOGETHER = 32
+
 
 def load_pixels(
     photos: Sequence[str],
@@ -106,8 +109,9 @@ def _write(path, folder, photos, contents, shape, progress):
     header = io.BytesIO()
     described = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, described)
-    # Not by `np.memmap`: a mapped file that the disk has no room for kills the process.
-    with files.replacing(path, sync=True) as partial, open(partial, "wb") as file:
+    # Not by `np.memmap`: a mapped file that the disk has no room for kills the process. And without
+    # waiting for the disk: if the power fails, the checksum tells.
+    with files.replacing(path) as partial, open(partial, "wb", buffering=0) as file:
         crc = _decode_into(file, header.getvalue(), folder, photos, contents, shape, progress)
     # The checksum is written last: an array without one is never used.
     note = {"crc32": crc, "name": path.name, "shape": shape, "resizing": RESIZING}
@@ -126,8 +130,7 @@ def _decode_into(file, header, folder, photos, contents, shape, progress):
     """Write `header` and the pixels of `photos` to `file`; returns the CRC-32 of both."""
     size = shape[1]
     files.reserve(file, len(header) + int(np.prod(shape)))
-    file.write(header)
-    crc, problems = zlib.crc32(header), {}
+    crc, problems = _append(file, header, 0), {}
     decoded = tqdm(
         decode_checked(folder, photos, contents, size),
         total=len(photos),
@@ -136,12 +139,24 @@ def _decode_into(file, header, folder, photos, contents, shape, progress):
         desc=f"Decoding to {size}×{size}",
         mininterval=0.5,
     )
+    images: list[np.ndarray] = []
     for photo, image in zip(photos, decoded):
         if isinstance(image, PhotoError):
             problems[photo] = str(image)
-        elif not problems:
-            file.write(image)
-            crc = zlib.crc32(image, crc)
+        else:
+            images.append(image)
+        # Many at a time: for each call, this thread waits for those that decode.
+        if len(images) == _WRITTEN_TOGETHER:
+            crc = _append(file, np.stack(images), crc)
+            images = []
     if problems:  # all of them, to be named at once
         raise PhotosChanged(problems)
-    return crc
+    return _append(file, np.stack(images), crc) if images else crc
+
+
+def _append(file, content, crc):
+    """Write `content` to `file`, and return the CRC-32 of what is in it then."""
+    view = memoryview(content).cast("B")
+    while view:  # an unbuffered file may take a part
+        view = view[file.write(view) :]
+    return zlib.crc32(content, crc)

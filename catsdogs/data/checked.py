@@ -1,11 +1,11 @@
 """Decode photos that have been checked before: one that has changed since is found, and named."""
 
+import hashlib
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
 
-from catsdogs import files
 from catsdogs.data import decode
 from catsdogs.data.decode import PhotoError
 from catsdogs.parallel import map_in_threads
@@ -42,11 +42,10 @@ def decode_one(path: Path, content: str, size: int) -> np.ndarray | PhotoError:
     been checked.) A `content` that is no SHA-256 is not compared.
     """
     try:
-        image = decode.decode(path, size)
-        if len(content) == 64 and files.sha256(path) != content:
+        found = decode.read_content(path)
+        image = decode.decode(found, size)
+        if len(content) == 64 and hashlib.sha256(found).hexdigest() != content:
             return PhotoError("has changed since it was checked")
         return image
-    except OSError as error:
-        return PhotoError(f"cannot be read: {error.strerror}")
     except PhotoError as error:
         return error

@@ -3,6 +3,7 @@
 import importlib.util
 import io
 import os
+import stat
 import warnings
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -11,7 +12,8 @@ import numpy as np
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from catsdogs import paths
-from catsdogs.data import structure
+from catsdogs.data import jpeg, structure
+from catsdogs.data.resize import resize
 from catsdogs.data.structure import MAX_PIXELS, PhotoError, PhotoTooLarge
 from catsdogs.parallel import map_in_threads
 from catsdogs.text import printable
@@ -21,7 +23,7 @@ MAX_BYTES = 20_000_000
 
 #: Names the way photos are resized. It is part of every cache's key: change it when `decode`
 #: changes.
-RESIZING = "stretch-bilinear-2"
+RESIZING = "stretch-bilinear-3"
 
 # Pillow warns of odd metadata, of which this archive has much. (The filter is set once, as catching
 # warnings is not safe in threads.) The second is about large images, for which we have a limit.
@@ -81,18 +83,49 @@ def read_image(source) -> Image.Image:
     Raises `PhotoTooLarge` for a photo over `MAX_BYTES` or `MAX_PIXELS`, before it is decoded, and
     `PhotoError` for a file that is missing, empty, truncated, corrupt or not a photo.
     """
-    content = _content(source)
+    found = _read(read_content(source))
+    return jpeg.as_image(found) if isinstance(found, np.ndarray) else found
+
+
+def decode(source, size: int) -> np.ndarray:
+    """A photo as a uint8 array of shape (size, size, 3), RGB, 0 to 255.
+
+    The photo is stretched to a square, as for all published results on these photos, by a bilinear
+    filter with antialiasing, which averages over the source area (`catsdogs.data.resize`).
+
+    JPEG files are decoded at full size, though decoding them at a half, a quarter or an eighth of
+    it would be up to twice as fast. No browser can do that, and what it changes about a pixel, a
+    sixth of a gray level on average, changed the predicted probability of some photos by 0.3.
+
+    Takes and raises what `read_image` does.
+    """
+    return resize(_read(read_content(source)), size)
+
+
+def _read(content):
+    """The photo in `content`, upright: an array as of `jpeg.decode`, or a Pillow image in RGB.
+
+    Ordinary JPEG files are decoded by libjpeg-turbo, as Pillow decodes them too, but with less
+    around it. Everything else is left to Pillow, and so is every file that libjpeg-turbo has the
+    slightest complaint about: whether it is good enough, and what is said of it, is Pillow's.
+    """
     if not content:
         raise PhotoError("empty file")
     structure.check(content)
     try:
-        image = Image.open(io.BytesIO(content), formats=FORMATS)
+        if (image := jpeg.decode(content)) is not None:
+            if jpeg.may_be_turned(content) and (turn := _turn(_open(content))) is not None:
+                image = jpeg.as_image(image).transpose(turn)
+            return image
+        image = _open(content)
         if image.width * image.height > MAX_PIXELS:
             raise PhotoTooLarge(
                 f"{image.width}×{image.height} pixels, more than {MAX_PIXELS // 10**6} million"
             )
         image.load()
-        image = _upright(image)  # the other is freed
+        turn = _turn(image)
+        if turn is not None:
+            image = image.transpose(turn)  # the other is freed
         return _to_rgb(image)
     except PhotoError:
         raise
@@ -120,19 +153,8 @@ def read_image(source) -> Image.Image:
         raise PhotoError(f"damaged: {error}") from None
 
 
-def decode(source, size: int) -> np.ndarray:
-    """A photo as a uint8 array of shape (size, size, 3), RGB, 0 to 255.
-
-    The photo is stretched to a square, as for all published results on these photos, by a bilinear
-    filter with antialiasing, which averages over the source area.
-
-    JPEG files are decoded at full size, though decoding them at a half, a quarter or an eighth of
-    it would be up to twice as fast. No browser can do that, and what it changes about a pixel, a
-    sixth of a gray level on average, changed the predicted probability of some photos by 0.3.
-
-    Takes and raises what `read_image` does.
-    """
-    return resize(read_image(source), size)
+def _open(content):
+    return Image.open(io.BytesIO(content), formats=FORMATS)
 
 
 def decode_all(
@@ -169,16 +191,12 @@ def to_show(photos: Iterable[Path], size: int) -> list[np.ndarray]:
     return images
 
 
-def resize(image, size: int) -> np.ndarray:
-    """Resize `image`, a Pillow image or a uint8 array (height, width, 3), as `decode` does.
+def read_content(source) -> bytes:
+    """The bytes of the file that `source` is: a path, bytes, or a file opened for reading bytes.
 
-    Returns a uint8 array of shape (size, size, 3).
+    Raises `PhotoTooLarge` for more than `MAX_BYTES`, and `PhotoError` for a file that is missing or
+    cannot be read.
     """
-    image = image if isinstance(image, Image.Image) else Image.fromarray(image)
-    return np.asarray(image.resize((size, size), Image.Resampling.BILINEAR))
-
-
-def _content(source):
     if not isinstance(source, (str, os.PathLike)):
         content = bytes(
             source
@@ -189,10 +207,13 @@ def _content(source):
             raise PhotoTooLarge(f"more than {MAX_BYTES // 10**6} MB")
         return content
     try:
-        if (count := os.stat(source).st_size) > MAX_BYTES:
-            raise PhotoTooLarge(f"{count / 1e6:.1f} MB, more than {MAX_BYTES // 10**6}")
-        with open(source, "rb") as file:  # a device has no size, and no end
-            return _content(file)
+        facts = os.stat(source)
+        if facts.st_size > MAX_BYTES:
+            raise PhotoTooLarge(f"{facts.st_size / 1e6:.1f} MB, more than {MAX_BYTES // 10**6}")
+        with open(source, "rb") as file:
+            # A device has no size, and no end. (One more byte, as a file may be growing.)
+            most = facts.st_size if stat.S_ISREG(facts.st_mode) else MAX_BYTES
+            return read_content(file.read(most + 1))
     except FileNotFoundError:
         raise PhotoError("no such file") from None
     except IsADirectoryError:
@@ -204,13 +225,13 @@ def _content(source):
         raise PhotoError(f"cannot be read: {error.strerror}") from None
 
 
-def _upright(image):
+def _turn(image):
+    """What turns `image` upright, or None."""
     try:
-        turn = _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
+        return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # metadata may be damaged where pixels are not
-        return image
+        return None
     # Not ImageOps.exif_transpose, which also rewrites the metadata, and fails at any odd tag.
-    return image if turn is None else image.transpose(turn)
 
 
 def _to_rgb(image):

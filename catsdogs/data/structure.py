@@ -105,6 +105,12 @@ def _jpeg(content):
 
 def _scans(content, at, pixels, pieces):
     """Count the scans from `at` to the end of the image: what follows is another's, or no image."""
+    # Counting bytes is ten times as fast as walking. Where even so, with what only looks like a
+    # marker, there are few enough, there is nothing to find.
+    scans = content.count(b"\xff\xda", at)
+    markers = content.count(b"\xff", at) - content.count(b"\xff\0", at)
+    if max(scans / MAX_SCANS, scans * pixels / MAX_SCANNED, markers / MAX_PIECES * 2) <= 1:
+        return
     scans = 0
     while marker := _MARKER.search(content, at):
         at, kind = marker.end(), content[marker.end() - 1]
