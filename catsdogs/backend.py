@@ -33,8 +33,8 @@ def _quiet():
             os.close(kept)
 
 
-# TensorFlow has oneDNN's kernels, but on x86 processors without AVX-512, as in most laptops, it uses
-# them only if told to. With them, a training step takes less than half of the time there.
+# TensorFlow has oneDNN's kernels, but on x86 processors without AVX-512, as in most laptops, it
+# uses them only if told to. With them, a training step takes less than half of the time there.
 os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 with _quiet():
