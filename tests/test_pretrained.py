@@ -42,6 +42,10 @@ BY_PYTORCH = {
         [0.6024, 0.7700, -0.8624, -0.7314, -1.0391],
         [0.3039, 0.6430, -1.7975, -1.0953, -0.6357],
     ],
+    "efficientnet-lite1": [
+        [0.0633, 0.1236, -0.4964, -0.8888, -1.7785],
+        [-0.6157, 0.3001, 0.0690, -1.1834, -0.7271],
+    ],
     "efficientnet-lite2": [
         [-0.5391, 1.2566, -0.4085, 0.1742, -1.8606],
         [-0.6557, 1.3317, -0.6578, -0.4560, -1.6118],
@@ -98,7 +102,12 @@ def test_our_reader_and_that_of_pytorch_find_the_same_weights():
 
 @pytest.mark.parametrize(
     ("network", "size"),
-    [("efficientnet-lite0", 224), ("efficientnet-lite2", 260), ("efficientnet-lite0", 99)],
+    [
+        ("efficientnet-lite0", 224),
+        ("efficientnet-lite1", 240),
+        ("efficientnet-lite2", 260),
+        ("efficientnet-lite0", 99),
+    ],
 )
 @needs("onnx", "onnxruntime")
 def test_onnx_runtime_and_keras_extract_the_same_features(network, size):
@@ -188,7 +197,10 @@ def test_missing_weights_say_what_to_install(monkeypatch):
 
 @pytest.mark.parametrize("name", ["efficientnet-lite9", "resnet", "Path", ""])
 def test_an_unknown_network_is_refused_and_known_ones_are_named(name):
-    known = "choose efficientnet-lite0, efficientnet-lite2, or one of keras.applications"
+    known = (
+        "choose efficientnet-lite0, efficientnet-lite1, efficientnet-lite2, or one of "
+        "keras.applications"
+    )
     with pytest.raises(ValueError, match=f"is not known: {known}"):
         pretrained.build(name)
 

@@ -14,7 +14,7 @@ from catsdogs import files, notebooks, paths
 from catsdogs.analysis.metrics import evaluate
 from catsdogs.data.dataset import Dataset, Photos
 from catsdogs.networks import augment, cnn, whitening
-from catsdogs.training import control, fit, records
+from catsdogs.training import control, fit, optimizers, records
 
 torch = pytest.importorskip("torch", reason='PyTorch is not installed: pip install -e ".[torch]"')
 
@@ -199,9 +199,11 @@ def test_the_learning_rate_is_that_of_keras():
         )
 
 
-def test_steps_change_weights_and_their_ema_as_in_keras():
+@pytest.mark.parametrize("times", [1, 16])
+def test_steps_change_weights_and_their_ema_as_in_keras(times):
     """From the same weights, on the same photos in the same order."""
     p = P | {
+        "BIAS_MULTIPLIER": times,
         "DROPOUT": 0.0,
         "WHITEN": False,
         "EPOCHS": 2,
@@ -216,14 +218,19 @@ def test_steps_change_weights_and_their_ema_as_in_keras():
     networks.keras_to_torch(keras_model, state.model)
     keras_model.compile(
         loss="binary_crossentropy",
-        optimizer=keras.optimizers.AdamW(
-            p["LEARNING_RATE"], weight_decay=0.5, use_ema=True, ema_momentum=0.75
+        optimizer=optimizers.AdamW(
+            p["LEARNING_RATE"],
+            bias_multiplier=times,
+            weight_decay=0.5,
+            use_ema=True,
+            ema_momentum=0.75,
         ),
     )
-    assert {group["weight_decay"] for group in state.optimizer.param_groups} == {1e-4}
-    for group in state.optimizer.param_groups:
+    groups = state.optimizer.param_groups
+    assert [group["weight_decay"] for group in groups] == [1e-4, 1e-4 / 16][: 1 + (times > 1)]
+    for group, multiplier in zip(groups, (1, times)):
         # Enough weight decay to see which weights decay, and how.
-        group |= {"lr": p["LEARNING_RATE"], "weight_decay": 0.5}
+        group |= {"lr": multiplier * p["LEARNING_RATE"], "weight_decay": 0.5 / multiplier}
     state.scheduler = Mock()  # the rate stays
     loss, _ = training.train_epoch(state, photos, p, 0)
 

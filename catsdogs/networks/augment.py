@@ -86,11 +86,11 @@ class RandomAugmentation(keras.layers.Layer):
         self.lighting, self.color, self.size = lighting, color, size
         self.generator = keras.random.SeedGenerator(seed)
         self.supports_masking = True
-        strengths = (flip, shift, lighting, color, size, self.zoom != (1.0, 1.0))
+        strengths = (flip, shift, lighting, color, self.zoom != (1.0, 1.0))
         self._does_something = any(strengths)
 
     def call(self, images, training=None):
-        if not training or not self._does_something:
+        if not training or not (self._does_something or self.size):
             return images
         images = ops.cast(images, self.compute_dtype)
         batch, height, width, channels = ops.shape(images)

@@ -39,18 +39,20 @@ def two_conv(
     pool_sizes: Sequence[int] = (4, 3),
     dense_units: int = 128,
     dropout: float = 0.4,
+    activation: str = "relu",
     softmax: bool = False,
 ) -> keras.Sequential:
     """Two convolutions and a dense layer, with batch normalization: the network of notebook 02.
 
     It takes images (images, image_size, image_size, 3), 0 to 255, and gives the probability of
-    "dog", (images, 1); with `softmax` those of "cat" and of "dog", (images, 2).
+    "dog", (images, 1); with `softmax` those of "cat" and of "dog", (images, 2). `activation` is the
+    name of a Keras activation function, used behind each batch normalization.
 
     Batch normalization and ReLU come after the pooling, where 9 to 16 times fewer activations are
     left to normalize: a step takes half the time, and the network is more accurate
     (benchmarks/RESULTS.md).
     """
-    units, activation = (2, "softmax") if softmax else (1, "sigmoid")
+    units, last = (2, "softmax") if softmax else (1, "sigmoid")
     return keras.Sequential(
         [
             keras.Input((image_size, image_size, 3)),
@@ -60,18 +62,18 @@ def two_conv(
             ),
             layers.MaxPooling2D(pool_sizes[0]),
             layers.BatchNormalization(),
-            layers.Activation("relu"),
+            layers.Activation(activation),
             layers.Conv2D(filters[1], kernel_sizes[1], use_bias=False),
             layers.MaxPooling2D(pool_sizes[1]),
             layers.BatchNormalization(),
-            layers.Activation("relu"),
+            layers.Activation(activation),
             layers.Flatten(),
             layers.Dropout(dropout),
             layers.Dense(dense_units, use_bias=False),
             layers.BatchNormalization(),
-            layers.Activation("relu"),
+            layers.Activation(activation),
             layers.Dropout(dropout),
-            layers.Dense(units, activation=activation, dtype="float32"),
+            layers.Dense(units, activation=last, dtype="float32"),
         ],
         name="cats_vs_dogs",
     )
@@ -83,10 +85,13 @@ def residual(
     filters: Sequence[int] = (64, 128, 256, 384),
     blocks: Sequence[int] = (1, 1, 1, 1),
     dropout: float = 0.2,
+    stochastic_depth: float = 0.0,
 ) -> keras.Model:
     """A ResNet-style network: a stem, stages of residual blocks, global average pooling.
 
-    `filters` and `blocks` are those of each stage.
+    `filters` and `blocks` are those of each stage. With `stochastic_depth`, the last block is left
+    out for that share of the images in training, the first for none, those between in proportion
+    (Huang et al., 2016, "Deep Networks with Stochastic Depth").
 
     It takes images of any size, (images, height, width, 3), 0 to 255, and gives the probability of
     "dog", (images, 1). Every stage but the first halves height and width. After He et al. (2016),
@@ -99,9 +104,12 @@ def residual(
     x = layers.Conv2D(stem_filters, 5, strides=2, padding="same", use_bias=False)(x)
     x = layers.MaxPooling2D(2)(x)
     x = layers.Activation("relu")(layers.BatchNormalization(momentum=0.9)(x))
+    done, last = 0, max(sum(blocks) - 1, 1)
     for stage, (width, count) in enumerate(zip(filters, blocks, strict=True)):
         for block in range(count):
-            x = residual_block(x, width, strides=2 if stage > 0 and block == 0 else 1)
+            strides = 2 if stage > 0 and block == 0 else 1
+            x = residual_block(x, width, strides, stochastic_depth * done / last)
+            done += 1
     x = layers.GlobalAveragePooling2D()(x)
     x = layers.Dropout(dropout)(x)
     return keras.Model(
@@ -109,14 +117,16 @@ def residual(
     )
 
 
-def residual_block(x, filters: int, strides: int):
+def residual_block(x, filters: int, strides: int, left_out: float = 0.0):
     """Two 3×3 convolutions, added to the input (the shortcut), which is pooled and widened where it
-    has to be."""
+    has to be. In training, they are left out for the share `left_out` of the images."""
     shortcut = x if strides == 1 else layers.AveragePooling2D(strides, padding="same")(x)
     if x.shape[-1] != filters:
         shortcut = _convolution(shortcut, filters, 1)
     y = layers.Activation("relu")(_convolution(x, filters, 3, strides))
     y = _convolution(y, filters, 3)
+    if left_out:
+        y = layers.Dropout(left_out, noise_shape=(None, 1, 1, 1))(y)  # of all of an image
     return layers.Activation("relu")(layers.Add()([shortcut, y]))
 
 

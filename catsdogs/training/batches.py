@@ -17,11 +17,12 @@ class Batches(keras.utils.PyDataset):
     generator that no checkpoint saves. And once a seed is set, Keras 3.15 on TensorFlow repeats
     the first epoch's order in every epoch.)
 
-    A batch is images, (batch, height, width, 3), and labels, (batch, 1). With `class_weight`
-    ``"balanced"`` it has weights, (batch,), too, by which the loss of each image is multiplied: as
-    much larger for the rarer class as it is rarer, and 1 on average.
+    A batch is images, (batch, height, width, 3), and labels, (batch, 1), or `targets`, (photos,),
+    in their place: soft labels, the probability of the second class that is to be learned. With
+    `class_weight` ``"balanced"`` it has weights, (batch,), too, by which the loss of each image is
+    multiplied: as much larger for the rarer class as it is rarer, and 1 on average.
 
-    Raises `ValueError` for a batch size below 1.
+    Raises `ValueError` for a batch size below 1, and for targets that are not as many as photos.
     """
 
     def __init__(
@@ -31,10 +32,14 @@ class Batches(keras.utils.PyDataset):
         seed: int = 0,
         *,
         class_weight: str | None = None,
+        targets: np.ndarray | None = None,
     ):
         super().__init__()
         if batch_size < 1:
             raise ValueError(f"batch size {batch_size}: expected 1 or more")
+        if targets is not None and len(targets) != len(photos):
+            raise ValueError(f"{len(targets):,} targets: expected {len(photos):,}, one per photo")
+        self.targets = photos.labels if targets is None else np.asarray(targets, np.float32)
         self.photos, self.batch_size, self.seed = photos, int(batch_size), seed
         self._weights = None
         if class_weight:
@@ -59,7 +64,7 @@ class Batches(keras.utils.PyDataset):
         images = self.photos.images[chosen]
         if images.dtype == np.float16:  # compact in memory, but few processors compute in it
             images = images.astype(np.float32)
-        labels = self.photos.labels[chosen, None]
+        labels = self.targets[chosen, None]
         return (
             (images, labels) if self._weights is None else (images, labels, self._weights[chosen])
         )

@@ -3,6 +3,8 @@
 from collections.abc import Callable
 from dataclasses import dataclass
 
+import numpy as np
+
 from catsdogs import backend
 from catsdogs.analysis import audit
 from catsdogs.backend import keras
@@ -10,11 +12,12 @@ from catsdogs.data.dataset import Dataset, Photos
 from catsdogs.networks import augment, cnn
 from catsdogs.networks.whitening import whiten
 from catsdogs.text import duration
-from catsdogs.training import control, records
+from catsdogs.training import control, optimizers, records, soft_labels
 from catsdogs.training.batches import Batches
 from catsdogs.training.checkpoint import Checkpoint, EMAWeights, run_key
 from catsdogs.training.hyperparameters import VALIDATION_BATCH_SIZE, validate
 from catsdogs.training.live import LiveCurves, estimate_seconds
+from catsdogs.training.progressive import ProgressiveResizing
 
 #: The baseline, a recipe that many repositories share: plain Adam, and the last epoch is kept.
 BASELINE = dict(
@@ -122,7 +125,8 @@ def learning_rate_schedule(
 def optimizer(hyperparameters: dict, steps_per_epoch: int) -> keras.Optimizer:
     """AdamW with a schedule and an EMA of the weights, or plain Adam.
 
-    AdamW takes ``LEARNING_RATE`` (the peak of the schedule), ``WARMUP``, ``WEIGHT_DECAY`` and
+    AdamW takes ``LEARNING_RATE`` (the peak of the schedule), ``WARMUP``, ``WEIGHT_DECAY``,
+    ``BIAS_MULTIPLIER`` (see `catsdogs.training.optimizers.AdamW`; 1 if it is not given) and
     ``EMA_DECAY``; without the last, it keeps no moving average. ``OPTIMIZER="adam"`` is Adam with
     Keras's defaults, which the baseline uses.
     """
@@ -131,10 +135,12 @@ def optimizer(hyperparameters: dict, steps_per_epoch: int) -> keras.Optimizer:
         return keras.optimizers.Adam()
     steps = p["EPOCHS"] * steps_per_epoch
     schedule = learning_rate_schedule(p["LEARNING_RATE"], steps, p["WARMUP"])
-    average = {}
+    options = {}
     if "EMA_DECAY" in p:
-        average = {"use_ema": True, "ema_momentum": ema_decay(p["EMA_DECAY"], steps_per_epoch)}
-    return keras.optimizers.AdamW(schedule, weight_decay=p["WEIGHT_DECAY"], **average)
+        options = {"use_ema": True, "ema_momentum": ema_decay(p["EMA_DECAY"], steps_per_epoch)}
+    if "BIAS_MULTIPLIER" in p:
+        options["bias_multiplier"] = p["BIAS_MULTIPLIER"]
+    return optimizers.AdamW(schedule, weight_decay=p["WEIGHT_DECAY"], **options)
 
 
 def ema_decay(decay: float, steps_per_epoch: int) -> float:
@@ -182,7 +188,10 @@ def train(
             convolutions = [one for one in network.layers if isinstance(one, keras.layers.Conv2D)]
             whiten(convolutions[0], dataset.train.images)
         name = run_key(model, p, dataset.describe())
-        done = fit(model, dataset.train, dataset.val, p, name, resume=resume)
+        targets = None
+        if p.get("LABEL_SMOOTHING") or p.get("SOFT_LABELS"):
+            targets = soft_labels.mixed(dataset, p.get("LABEL_SMOOTHING"), p.get("SOFT_LABELS"))
+        done = fit(model, dataset.train, dataset.val, p, name, resume=resume, targets=targets)
     trained = build(p)  # in float32, which every machine computes alike
     if trained.input_shape[1] is None:
         # It was trained on crops; it is applied to, and from now on takes, images of one size.
@@ -223,18 +232,26 @@ def fit(
     key: str,
     *,
     resume: bool = True,
+    targets: np.ndarray | None = None,
 ) -> Checkpoint:
     """Compile and fit `model`, with checkpoints and live curves; the best epoch is restored.
 
     `train` and `val` are `Photos`, or anything else with ``images`` and ``labels``, such as feature
-    maps. `key` names the run for its checkpoint.
+    maps. `key` names the run for its checkpoint. With `targets`, those soft labels, (photos,), are
+    learned in place of the training set's; validation is by the labels in any case.
     """
     p = hyperparameters
-    batches = Batches(train, p["BATCH_SIZE"], p["SEED"], class_weight=p.get("CLASS_WEIGHT"))
+    batches = Batches(
+        train, p["BATCH_SIZE"], p["SEED"], class_weight=p.get("CLASS_WEIGHT"), targets=targets
+    )
     # The sparse one takes labels that are numbers, 0 or 1, where the other takes rows, (0, 1).
     loss = "sparse_categorical_crossentropy" if p.get("SOFTMAX") else "binary_crossentropy"
     model.compile(
-        optimizer(p, batches.steps), loss, metrics=["accuracy"], jit_compile=backend.jit_compile()
+        optimizer(p, batches.steps),
+        loss,
+        # Keras's own accuracy is 0 for soft labels: no prediction equals them.
+        metrics=["accuracy" if targets is None else soft_labels.Accuracy()],
+        jit_compile=backend.jit_compile(),
     )
     time = duration(estimate_seconds(model, batches, p["EPOCHS"], val))
     where = f"{backend.device()}, Keras on {backend.name()}, {p['PRECISION']}"
@@ -242,7 +259,9 @@ def fit(
 
     name = f"{key}-{p['PRECISION']}"
     checkpoint = Checkpoint(name, batches, resume=resume, keep=p.get("KEEP", "best"))
-    average = [EMAWeights()] if model.optimizer.use_ema else []
+    extra: list[keras.callbacks.Callback] = [EMAWeights()] if model.optimizer.use_ema else []
+    if "FIRST_CROP_SIZE" in p:
+        extra.append(ProgressiveResizing(p["FIRST_CROP_SIZE"]))
     with control.one_training():
         model.fit(
             batches,
@@ -251,7 +270,7 @@ def fit(
             validation_data=(val.images, val.labels[:, None]),
             validation_batch_size=VALIDATION_BATCH_SIZE,
             epochs=p["EPOCHS"],
-            callbacks=[checkpoint, *average, LiveCurves(checkpoint)],
+            callbacks=[checkpoint, *extra, LiveCurves(checkpoint)],
             verbose=0,
         )
     return checkpoint

@@ -200,12 +200,16 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "SPLIT": _one_of(*SPLITS),
     "IMAGE_SIZE": _whole(1, _MAX_SIZE),
     "CROP_SIZE": _whole(16, _MAX_SIZE),
+    "FIRST_CROP_SIZE": _whole(16, _MAX_SIZE),
     "BATCH_SIZE": _whole(1, 1_000_000),
     "EPOCHS": _whole(1, 100_000),
     "OPTIMIZER": _one_of("adam", "adamw"),
     "LEARNING_RATE": _number("above 0 and up to 1", lambda x: 0 < x <= 1),
     "WARMUP": _share,
     "WEIGHT_DECAY": _number("from 0 to 1", lambda x: 0 <= x <= 1),
+    "BIAS_MULTIPLIER": _number("above 0 and up to 1,000", lambda x: 0 < x <= 1000),
+    "LABEL_SMOOTHING": _share,
+    "SOFT_LABELS": _number("from 0 to 1", lambda x: 0 <= x <= 1),
     "EMA_DECAY": _share,
     "KEEP": _one_of("best", "last"),
     "FILTERS": _filters,
@@ -216,6 +220,8 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "POOL_SIZES": _pair(_whole(1, 255), "(4, 3)"),
     "DENSE_UNITS": _whole(1, 1_000_000),
     "DROPOUT": _share,
+    "STOCHASTIC_DEPTH": _share,
+    "ACTIVATION": _one_of("relu", "leaky_relu", "gelu", "silu"),
     "SOFTMAX": _flag,
     "WHITEN": _flag,
     "AUGMENTATION": _augmentation,
@@ -263,14 +269,22 @@ def _required(p: dict) -> list[str]:
 #: Where one of these is wrong, nothing can be said of how they combine.
 _COMBINED = {
     *("NETWORK", "IMAGE_SIZE", "CROP_SIZE", "BATCH_SIZE", "FILTERS", "BLOCKS", "KERNEL_SIZES"),
-    *("STRIDES", "POOL_SIZES", "DENSE_UNITS", "WHITEN"),
+    *("STRIDES", "POOL_SIZES", "DENSE_UNITS", "WHITEN", "FIRST_CROP_SIZE", "SOFTMAX"),
+    *("LABEL_SMOOTHING", "SOFT_LABELS"),
 }
 
 
 def _combinations(p: dict) -> list[str]:
     """The mistakes that only several values together make."""
     checks = {"two_conv": _two_conv, "baseline": _baseline, "residual": _residual}
-    return checks[p["NETWORK"]](p) if "NETWORK" in p else []
+    mistakes = checks[p["NETWORK"]](p) if "NETWORK" in p else []
+    soft = [name for name in ("LABEL_SMOOTHING", "SOFT_LABELS") if p.get(name)]
+    if soft and p.get("SOFTMAX"):
+        mistakes.append(
+            f"SOFTMAX is True and {soft[0]} {p[soft[0]]}: expected one of the two, since two "
+            "softmax units are trained on labels that are whole numbers."
+        )
+    return mistakes
 
 
 def _baseline(p):
@@ -278,6 +292,11 @@ def _baseline(p):
 
 
 def _residual(p):
+    if p.get("FIRST_CROP_SIZE", 0) > p.get("CROP_SIZE", p["IMAGE_SIZE"]):
+        return [
+            f"FIRST_CROP_SIZE is {p['FIRST_CROP_SIZE']} and the crops of the last epochs have "
+            f"{p.get('CROP_SIZE', p['IMAGE_SIZE'])} pixels per side: expected at most as many."
+        ]
     if len(p.get("BLOCKS", (1, 1, 1, 1))) != len(p.get("FILTERS", (1, 1, 1, 1))):
         return [
             f"FILTERS is {p.get('FILTERS')} and BLOCKS {p.get('BLOCKS')}: expected as many "
@@ -315,11 +334,11 @@ _TWO_CONV_DEFAULTS = dict(
 
 
 def _fixed_size(p):
-    if p.get("CROP_SIZE", p["IMAGE_SIZE"]) == p["IMAGE_SIZE"]:
-        return []
     return [
-        f"CROP_SIZE is {p['CROP_SIZE']} and IMAGE_SIZE {p['IMAGE_SIZE']}: expected the same, since "
+        f"{name} is {p[name]} and IMAGE_SIZE {p['IMAGE_SIZE']}: expected the same, since "
         f"the network {p['NETWORK']} takes images of one size only."
+        for name in ("CROP_SIZE", "FIRST_CROP_SIZE")
+        if p.get(name, p["IMAGE_SIZE"]) != p["IMAGE_SIZE"]
     ]
 
 
