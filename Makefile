@@ -10,7 +10,7 @@ LOCKS := -r .ci/requirements.txt $(if $(GPU),-r .ci/requirements-gpu.txt)
 INSTALLED := $(VENV)/installed$(if $(GPU),-gpu)
 DEV := $(VENV)/installed-dev
 
-.PHONY: run lab serve test test-lowest install lint fuzz publish baseline bench bench-serve report clean help
+.PHONY: run lab serve test test-lowest install lint fuzz publish baseline bench bench-gpu bench-serve report clean help
 .DEFAULT_GOAL := run
 
 run: install  ## run notebooks 01 to 04 into build/ (ONLY="06 09" runs those instead)
@@ -46,6 +46,9 @@ baseline: $(DEV)  ## maintainers: train the baseline and our network on the spli
 
 bench: $(DEV)  ## maintainers: measure reading, training and memory against the usual pipelines
 	@$(BIN)/python -m tools.bench
+
+bench-gpu: $(DEV)  ## maintainers: measure training and features on a GPU, with JAX and PyTorch (SIZE=tiny tries it)
+	@$(BIN)/python -m tools.bench_gpu --size $(or $(SIZE),full)
 
 bench-serve: $(DEV)  ## maintainers: measure the service against Flask and model.predict
 	@$(BIN)/python -m tools.bench_serve

@@ -106,7 +106,7 @@ def blocks() -> dict[str, str]:
         f"{bench['versions']['keras']}, TensorFlow {bench['versions']['tensorflow']}",
         **{
             f"bench_{name}": speed_table(_measured(bench, name))
-            for name in ("time_to_accuracy", "reading", "epoch", "memory")
+            for name in ("time_to_accuracy", "reading", "waiting", "epoch", "memory")
         },
         "bench_peak": peak_table(_measured(bench, "step")),
         "bench_augmentation": augmentation_table(_measured(bench, "step")),
