@@ -10,11 +10,12 @@ from concurrent.futures import ThreadPoolExecutor
 import hostile
 import numpy as np
 import pytest
-from cykooz_resizer import CpuExtensions, Resizer
 from PIL import Image
 
 from catsdogs.data import decode, jpeg, resize
 from catsdogs.data.decode import PhotoError, read_image
+
+needs_resizer = pytest.mark.skipif(resize.fast is None, reason="not installed: cykooz-resizer")
 
 
 def picture(width=97, height=61, seed=0):
@@ -160,11 +161,32 @@ def test_images_and_arrays_of_three_and_of_four_channels_are_resized_alike(size)
         assert np.array_equal(found, expected) and found.flags.c_contiguous
 
 
+@pytest.mark.parametrize("size", [*SIZES, (2048, 1365), (31, 2900)])
+@pytest.mark.parametrize("target", [3, 64, 128])
+def test_resizing_without_its_package_gives_the_same_pixels(size, target, monkeypatch):
+    noise = np.random.default_rng(0).integers(0, 256, (*size[::-1], 3), np.uint8)
+    noise[: size[1] // 2] = np.where(noise[: size[1] // 2] > 127, 255, 0)  # the extremes
+    expected = decode.resize(noise, target)
+    monkeypatch.setattr(resize, "fast", None)
+    for image in (noise, Image.fromarray(noise), np.dstack([noise, noise[..., :1]])):
+        found = decode.resize(image, target)
+        assert np.array_equal(found, expected) and found.flags.c_contiguous
+
+
+def test_decoding_without_its_package_gives_the_same_pixels(monkeypatch):
+    content = encoded(picture())
+    expected = decode.decode(content, 32)
+    monkeypatch.setattr(jpeg, "simplejpeg", None)
+    assert jpeg.decode(content) is None
+    assert np.array_equal(decode.decode(content, 32), expected)
+
+
+@needs_resizer
 def test_resizing_is_the_same_on_every_processor(monkeypatch):
     noise = np.random.default_rng(0).integers(0, 256, (375, 500, 3), np.uint8)
     expected, tried = decode.resize(noise, 128), 0
-    for extension in CpuExtensions:
-        resizer = Resizer()
+    for extension in resize.fast.CpuExtensions:
+        resizer = resize.fast.Resizer()
         try:
             resizer.cpu_extensions = extension
         except Exception:  # this processor does not have it

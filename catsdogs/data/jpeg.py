@@ -5,10 +5,14 @@ it: parsing every segment in Python, feeding the decoder, copying rows.
 """
 
 import numpy as np
-import simplejpeg
 from PIL import Image
 
 from catsdogs.data.structure import MAX_PIXELS
+
+try:
+    import simplejpeg
+except ImportError:  # it has no package for this machine: Pillow decodes to the same pixels
+    simplejpeg = None
 
 #: Images of more pixels than this are decoded to four bytes per pixel, not three, as then neither
 #: Pillow nor the resizer has to copy them.
@@ -20,9 +24,10 @@ def decode(content: bytes) -> np.ndarray | None:
 
     That is a uint8 array (height, width, 3), RGB, or for a large photo (height, width, 4), whose
     last channel means nothing. It is None for a file that is not JPEG, is in CMYK, has more than
-    `MAX_PIXELS`, or that libjpeg-turbo gives as much as a warning about.
+    `MAX_PIXELS`, or that libjpeg-turbo gives as much as a warning about; and where simplejpeg, its
+    package, is not installed.
     """
-    if not content.startswith(b"\xff\xd8\xff"):
+    if simplejpeg is None or not content.startswith(b"\xff\xd8\xff"):
         return None
     try:
         height, width, colors, _ = simplejpeg.decode_jpeg_header(content)
