@@ -17,7 +17,10 @@ from catsdogs.backend import keras
 from catsdogs.data import dataset
 from catsdogs.networks import portable
 
-_PACKAGES = ("keras", "tensorflow", "jax", "torch", "numpy", "pillow", "scikit-learn", "imagehash")
+_PACKAGES = (
+    *("keras", "tensorflow", "jax", "torch", "numpy", "scikit-learn"),
+    *("pillow", "simplejpeg", "cykooz-resizer", "imagehash"),
+)
 
 
 def run_name(name: str) -> str:
