@@ -35,7 +35,8 @@ def _quiet():
 
 # TensorFlow has oneDNN's kernels, but on x86 processors without AVX-512, as in most laptops, it
 # uses them only if told to. With them, a training step takes less than half of the time there.
-os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
+if "tensorflow" not in sys.modules:  # else it is too late, and only child processes would differ
+    os.environ.setdefault("TF_ENABLE_ONEDNN_OPTS", "1")
 
 with _quiet():
     # The package imports keras from here, so that whichever module is imported first is quiet.

@@ -9,6 +9,9 @@ from pathlib import Path
 import matplotlib
 import pytest
 
+# First of all, since it says which kernels TensorFlow uses before that is imported; and a process
+# that a test starts is to compute as this one does.
+import catsdogs.backend  # noqa: F401
 from catsdogs import paths
 
 matplotlib.use("agg")  # not by the environment, which notebooks that the tests run would inherit

@@ -300,15 +300,13 @@ def test_features_of_flips_are_averaged_and_those_of_networks_concatenated(own_c
 def test_after_an_interruption_only_the_rest_is_computed(own_copy, extracted, monkeypatch):
     good = splits.prepare("full", progress=False)
     given = (list(good.photo), list(good.sha256), "efficientnet-lite0", 32)
-    read = decode.decode
+    read, last = decode.read_content, paths.photos() / given[0][110]
     monkeypatch.setattr(
-        decode,
-        "decode",
-        lambda path, size: 1 / 0 if path == paths.photos() / given[0][110] else read(path, size),
+        decode, "read_content", lambda source: 1 / 0 if source == last else read(source)
     )
     with pytest.raises(ZeroDivisionError):
         features.compute(*given, progress=False)
-    monkeypatch.setattr(decode, "decode", read)
+    monkeypatch.setattr(decode, "read_content", read)
     extracted.clear()
     values = features.compute(*given, progress=False)
     assert len(values) == 120 and len(extracted) == 20

@@ -78,7 +78,8 @@ def test_a_bias_of_a_dense_layer_is_none_of_batch_normalization():
 def test_the_multiplier_is_saved_and_the_recipe_uses_it():
     optimizer = fit.optimizer(fit.TWO_CONV | {"BIAS_MULTIPLIER": 16}, 10)
     assert AdamW.from_config(optimizer.get_config()).bias_multiplier == 16
-    assert fit.optimizer({**fit.TWO_CONV, "BIAS_MULTIPLIER": 1}, 10).bias_multiplier == 1
+    plain = fit.optimizer({**fit.TWO_CONV, "BIAS_MULTIPLIER": 1}, 10)
+    assert type(plain) is type(keras.optimizers.AdamW())
 
 
 def test_batches_serve_soft_labels_in_the_order_of_the_photos():

@@ -138,9 +138,11 @@ def optimizer(hyperparameters: dict, steps_per_epoch: int) -> keras.Optimizer:
     options = {}
     if "EMA_DECAY" in p:
         options = {"use_ema": True, "ema_momentum": ema_decay(p["EMA_DECAY"], steps_per_epoch)}
-    if "BIAS_MULTIPLIER" in p:
-        options["bias_multiplier"] = p["BIAS_MULTIPLIER"]
-    return optimizers.AdamW(schedule, weight_decay=p["WEIGHT_DECAY"], **options)
+    if p.get("BIAS_MULTIPLIER", 1) == 1:
+        return keras.optimizers.AdamW(schedule, weight_decay=p["WEIGHT_DECAY"], **options)
+    return optimizers.AdamW(
+        schedule, bias_multiplier=p["BIAS_MULTIPLIER"], weight_decay=p["WEIGHT_DECAY"], **options
+    )
 
 
 def ema_decay(decay: float, steps_per_epoch: int) -> float:

@@ -119,13 +119,10 @@ def learning_rate_factor(step: int, steps: int, warmup: float = 0.1) -> float:
 def parameter_groups(model: nn.Module, hyperparameters: dict) -> list[dict]:
     """The parameters of `model` for an optimizer, the biases of batch normalization apart.
 
-    Those learn ``BIAS_MULTIPLIER`` times as fast, if it is given, as in
-    `catsdogs.training.optimizers.AdamW`. PyTorch multiplies weight decay by the learning rate, so
-    theirs is divided by it.
+    Those learn ``BIAS_MULTIPLIER`` times as fast, as in `catsdogs.training.optimizers.AdamW`.
+    PyTorch multiplies weight decay by the learning rate, so theirs is divided by it.
     """
-    p, times = hyperparameters, hyperparameters.get("BIAS_MULTIPLIER", 1)
-    if times == 1:
-        return [dict(params=list(model.parameters()), weight_decay=p["WEIGHT_DECAY"])]
+    p, times = hyperparameters, hyperparameters["BIAS_MULTIPLIER"]
     norms = [one for one in model.modules() if isinstance(one, nn.modules.batchnorm._BatchNorm)]
     biases = {id(norm.bias): norm.bias for norm in norms}
     rest = [one for one in model.parameters() if id(one) not in biases]
@@ -146,8 +143,9 @@ def start(hyperparameters: dict, photos: Photos, device: torch.device) -> State:
     model = model.to(device, memory_format=torch.channels_last)
     steps_per_epoch = math.ceil(len(photos) / p["BATCH_SIZE"])
     steps = p["EPOCHS"] * steps_per_epoch
+    groups = parameter_groups(model, p) if p.get("BIAS_MULTIPLIER", 1) != 1 else model.parameters()
     optimizer = torch.optim.AdamW(
-        parameter_groups(model, p), p["LEARNING_RATE"], eps=1e-7, fused=True
+        groups, p["LEARNING_RATE"], eps=1e-7, weight_decay=p["WEIGHT_DECAY"], fused=True
     )
     scheduler = LambdaLR(optimizer, lambda step: learning_rate_factor(step, steps, p["WARMUP"]))
     decay = ema_decay(p["EMA_DECAY"], steps_per_epoch)
