@@ -1,6 +1,9 @@
 """Parts of the training recipe: biases, soft labels, progressive resizing, stochastic depth."""
 
+from types import SimpleNamespace
+
 import numpy as np
+import pandas as pd
 import pytest
 
 from catsdogs import backend
@@ -122,6 +125,26 @@ def test_distillation_mixes_labels_with_the_teachers_predictions(monkeypatch):
     )
     both = soft_labels.mixed(Opened(), smoothing=0.2, teacher=1)
     np.testing.assert_allclose(both, 0.8 * teacher + 0.1, rtol=1e-6)
+
+
+def test_the_teacher_has_not_seen_the_photos_it_predicts(monkeypatch):
+    """On features that say nothing, a teacher that had seen the labels would know them."""
+    labels = np.arange(60, dtype=np.uint8) % 2
+    names = [f"{number}.jpg" for number in range(60)]
+    values = np.random.default_rng(0).normal(size=(60, 200))
+    taught = SimpleNamespace(values=values, labels=labels)
+    monkeypatch.setattr(
+        soft_labels, "FeatureSet", lambda *given, **options: SimpleNamespace(train=taught)
+    )
+    monkeypatch.setattr(soft_labels, "C", 1000.0)
+    rows = pd.DataFrame({"photo": names, "subset": "train", "group": range(60)})
+    rows.loc[60] = ["60.jpg", "val", 60]
+    opened = SimpleNamespace(rows=rows, progress=False)
+    found = soft_labels.out_of_fold(opened)
+    assert found.shape == (60,) and 0.2 < np.mean((found > 0.5) == labels) < 0.8
+    values[:, :50] += 2.0 * labels[:, None]
+    found = soft_labels.out_of_fold(opened)
+    assert np.mean((found > 0.5) == labels) > 0.8
 
 
 def test_crops_grow_to_their_full_size_which_the_last_epochs_have():

@@ -238,11 +238,11 @@ def read_content(source) -> bytes:
 
 def _turn(image):
     """What turns `image` upright, or None."""
+    # Not ImageOps.exif_transpose, which also rewrites the metadata, and fails at any odd tag.
     try:
         return _TURNS.get(image.getexif().get(ExifTags.Base.Orientation))
     except Exception:  # metadata may be damaged where pixels are not
         return None
-    # Not ImageOps.exif_transpose, which also rewrites the metadata, and fails at any odd tag.
 
 
 def _to_rgb(image):

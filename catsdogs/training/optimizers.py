@@ -13,8 +13,8 @@ class AdamW(keras.optimizers.AdamW):
     its own size, so a multiplier of the learning rate is the only thing that makes them faster.
     Weight decay stays the same for all weights.
 
-    After Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", section 3.5, where it is
-    64 with SGD.
+    After Jordan (2024), "94% on CIFAR-10 in 3.29 Seconds on a Single GPU", where it is 64
+    with SGD.
     """
 
     def __init__(self, learning_rate=1e-3, *, bias_multiplier: float = 1.0, **options):

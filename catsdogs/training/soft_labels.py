@@ -4,7 +4,6 @@ import numpy as np
 
 from catsdogs.analysis import audit
 from catsdogs.backend import keras
-from catsdogs.data import duplicates
 from catsdogs.data.dataset import Dataset
 from catsdogs.networks.features import FeatureSet
 
@@ -44,8 +43,7 @@ def out_of_fold(dataset: Dataset) -> np.ndarray:
     """
     features = FeatureSet(dataset, TEACHER, progress=dataset.progress).train
     rows = dataset.rows[dataset.rows.subset == "train"]
-    groups = duplicates.group_duplicates(rows.photo, dataset.pairs)
-    return audit.out_of_fold(features.values, features.labels, groups, C=C)
+    return audit.out_of_fold(features.values, features.labels, rows.group, C=C)
 
 
 class Accuracy(keras.metrics.MeanMetricWrapper):
