@@ -30,6 +30,11 @@ def same_padding(size: int, kernel_size: int, strides: int) -> tuple[int, int]:
     return total // 2, total - total // 2
 
 
+def pooled_side(size: int, pool_size: int, strides: int) -> int:
+    """Pixels per side behind max pooling of a side of `size` pixels, without padding."""
+    return (size - pool_size) // strides + 1
+
+
 def glorot_uniform(layer: nn.Module) -> None:
     """Initialize a convolution or a dense layer as Keras does; for `nn.Module.apply`.
 
@@ -52,22 +57,24 @@ class TwoConv(nn.Module):
     def __init__(
         self,
         image_size: int = 128,
-        filters: Sequence[int] = (64, 128),
+        filters: Sequence[int] = (64, 192),
         kernel_sizes: Sequence[int] = (5, 5),
         strides: int = 2,
         pool_sizes: Sequence[int] = (4, 3),
+        pool_strides: Sequence[int] | None = None,
         dense_units: int = 128,
-        dropout: float = 0.4,
+        dropout: float = 0.3,
     ):
         super().__init__()
-        side = math.ceil(image_size / strides) // pool_sizes[0]
-        side = (side - kernel_sizes[1] + 1) // pool_sizes[1]
+        pool_strides = pool_strides or pool_sizes
+        side = pooled_side(math.ceil(image_size / strides), pool_sizes[0], pool_strides[0])
+        side = pooled_side(side - kernel_sizes[1] + 1, pool_sizes[1], pool_strides[1])
         self.pad = nn.ZeroPad2d(2 * same_padding(image_size, kernel_sizes[0], strides))
         self.conv1 = nn.Conv2d(3, filters[0], kernel_sizes[0], strides, bias=False)
-        self.pool1 = nn.MaxPool2d(pool_sizes[0])
+        self.pool1 = nn.MaxPool2d(pool_sizes[0], pool_strides[0])
         self.norm1 = nn.BatchNorm2d(filters[0], **BATCH_NORM)
         self.conv2 = nn.Conv2d(filters[0], filters[1], kernel_sizes[1], bias=False)
-        self.pool2 = nn.MaxPool2d(pool_sizes[1])
+        self.pool2 = nn.MaxPool2d(pool_sizes[1], pool_strides[1])
         self.norm2 = nn.BatchNorm2d(filters[1], **BATCH_NORM)
         self.dense = nn.Linear(filters[1] * side**2, dense_units, bias=False)
         self.norm3 = nn.BatchNorm1d(dense_units, **BATCH_NORM)

@@ -218,6 +218,7 @@ _RULES: dict[str, Callable[[Any], Any]] = {
     "KERNEL_SIZES": _pair(_whole(1, 255), "(5, 5)"),
     "STRIDES": _whole(1, 255),
     "POOL_SIZES": _pair(_whole(1, 255), "(4, 3)"),
+    "POOL_STRIDES": _pair(_whole(1, 255), "(4, 2)"),
     "DENSE_UNITS": _whole(1, 1_000_000),
     "DROPOUT": _share,
     "STOCHASTIC_DEPTH": _share,
@@ -269,8 +270,8 @@ def _required(p: dict) -> list[str]:
 #: Where one of these is wrong, nothing can be said of how they combine.
 _COMBINED = {
     *("NETWORK", "IMAGE_SIZE", "CROP_SIZE", "BATCH_SIZE", "FILTERS", "BLOCKS", "KERNEL_SIZES"),
-    *("STRIDES", "POOL_SIZES", "DENSE_UNITS", "WHITEN", "FIRST_CROP_SIZE", "SOFTMAX"),
-    *("LABEL_SMOOTHING", "SOFT_LABELS"),
+    *("STRIDES", "POOL_SIZES", "POOL_STRIDES", "DENSE_UNITS", "WHITEN", "FIRST_CROP_SIZE"),
+    *("SOFTMAX", "LABEL_SMOOTHING", "SOFT_LABELS"),
 }
 
 
@@ -318,6 +319,11 @@ def _two_conv(p):
             "BATCH_SIZE is 1: expected 2 or more, since batch normalization compares the images "
             "of a batch."
         )
+    if any(stride > size for stride, size in zip(_pool_strides(p), p["POOL_SIZES"], strict=True)):
+        mistakes.append(
+            f"POOL_STRIDES is {p['POOL_STRIDES']} and POOL_SIZES {p['POOL_SIZES']}: expected "
+            "strides no larger than the sizes, since nothing would look at what lies between."
+        )
     mistakes += _too_small(p, lambda size: min(_sides(p | {"IMAGE_SIZE": size})) > 0)
     if p.get("WHITEN") and p["KERNEL_SIZES"][0] > p["IMAGE_SIZE"]:
         mistakes.append(
@@ -329,7 +335,7 @@ def _two_conv(p):
 
 #: The arguments of `catsdogs.networks.cnn.two_conv` that a run may leave out.
 _TWO_CONV_DEFAULTS = dict(
-    FILTERS=(64, 128), KERNEL_SIZES=(5, 5), STRIDES=2, POOL_SIZES=(4, 3), DENSE_UNITS=128
+    FILTERS=(64, 192), KERNEL_SIZES=(5, 5), STRIDES=2, POOL_SIZES=(4, 3), DENSE_UNITS=128
 )
 
 
@@ -345,7 +351,8 @@ def _fixed_size(p):
 def _too_small(p, fits):
     if fits(p["IMAGE_SIZE"]):
         return []
-    used = [name for name in ("KERNEL_SIZES", "STRIDES", "POOL_SIZES") if name in p]
+    names = ("KERNEL_SIZES", "STRIDES", "POOL_SIZES", "POOL_STRIDES")
+    used = [name for name in names if name in p]
     values = f" for {', '.join(f'{name} {p[name]}' for name in used)}" if used else ""
     smallest = next((size for size in range(1, _MAX_SIZE + 1) if fits(size)), None)
     advice = f"expected at least {smallest}" if smallest else "no IMAGE_SIZE is large enough"
@@ -358,9 +365,15 @@ def _too_small(p, fits):
 def _sides(p) -> tuple[int, int, int, int]:
     """Pixels per side behind each convolution and each pooling of `cnn.two_conv`."""
     first = math.ceil(p["IMAGE_SIZE"] / p["STRIDES"])
-    pooled = first // p["POOL_SIZES"][0]
+    sizes = p["POOL_SIZES"]
+    strides = _pool_strides(p)
+    pooled = (first - sizes[0]) // strides[0] + 1
     second = pooled - p["KERNEL_SIZES"][1] + 1
-    return first, pooled, second, second // p["POOL_SIZES"][1]
+    return first, pooled, second, (second - sizes[1]) // strides[1] + 1
+
+
+def _pool_strides(p) -> tuple[int, int]:
+    return p.get("POOL_STRIDES") or p["POOL_SIZES"]
 
 
 def _too_large(p):
