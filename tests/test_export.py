@@ -9,10 +9,12 @@ import shutil
 import subprocess
 import threading
 import urllib.request
+from collections import Counter
 from pathlib import Path
 
 import keras
 import numpy as np
+import onnx as proto
 import pytest
 from keras import layers
 
@@ -21,6 +23,8 @@ from catsdogs import files, paths
 from catsdogs.analysis import gradcam
 from catsdogs.data import check, dataset
 from catsdogs.data.decode import decode
+from catsdogs.networks import cnn, efficientnet_lite
+from catsdogs.networks import onnx as network_onnx
 from catsdogs.serving import export, litert, onnx, static_site
 from catsdogs.serving.predictor import ModelError, load_model, load_predictor, predict_photos
 from catsdogs.training import records
@@ -166,13 +170,87 @@ def test_networks_of_different_shapes(tmp_path, size, strides, padding, head):
     assert written.explain is not None and written.explain(images)[1].shape[0] == 5
 
 
-def average_pooling(images):
-    return layers.AveragePooling2D(2)(images)
+def every_layer(x):
+    """Layers that networks of others may have, and a model in a model, called twice."""
+    x = layers.ZeroPadding2D(((1, 2), (0, 3)))(x)
+    x = layers.Conv2D(4, 3, dilation_rate=2, activation="silu")(x)
+    twice = layers.Conv2D(4, 3, padding="same")
+    x = layers.BatchNormalization()(twice(x))  # not folded: `twice` is used once more
+    x = layers.Add()([twice(x), layers.LeakyReLU(0.1)(x), x, x])
+    inside = keras.Sequential([layers.Conv2D(4, 1), layers.BatchNormalization(), layers.ReLU(6.0)])
+    x = layers.Add()([inside(x), inside(layers.ReLU(negative_slope=0.3)(x))])
+    x = layers.DepthwiseConv2D((3, 2), strides=2, padding="same", depth_multiplier=2)(x)
+    x = layers.BatchNormalization()(x)
+    x = layers.AveragePooling2D(3, strides=2, padding="same")(layers.Activation("gelu")(x))
+    x = layers.MaxPooling2D(3, strides=2, padding="same")(layers.Activation("tanh")(x))
+    x = layers.SpatialDropout2D(0.5)(layers.Activation("elu")(x))
+    x = layers.Conv2D(3, 1, activation="relu6")(layers.Activation("leaky_relu")(x))
+    return layers.GlobalMaxPooling2D()(layers.Identity()(x))
 
 
-def the_same_layer_twice(images):
-    convolution = layers.Conv2D(3, 3, padding="same")
-    return convolution(convolution(images))
+@pytest.mark.parametrize("network", ["every layer", "residual", "efficientnet", "two_conv"])
+def test_networks_of_every_kind(tmp_path, network):
+    keras.utils.set_random_seed(3)
+    images = keras.Input((50, 50, 3))
+    if network == "every layer":
+        scaled = layers.Normalization(mean=[1.0, 60, 128], variance=[9.0, 100, 400])(images)
+        made = layers.Dense(1, activation="sigmoid")(every_layer(scaled))
+    elif network == "residual":
+        small = cnn.residual(8, filters=(8, 12), blocks=(1, 2), stochastic_depth=0.5)
+        made = keras.models.clone_model(small, input_tensors=images).output
+    elif network == "efficientnet":
+        features = efficientnet_lite.build("efficientnet-lite0", 50)
+        head = keras.Sequential([layers.Dropout(0.2), layers.Dense(1, activation="sigmoid")])
+        made = head(features(images))
+    else:
+        overlapping = dict(pool_sizes=(3, 2), pool_strides=(2, 1), kernel_sizes=(5, 3))
+        made = cnn.two_conv(50, filters=(4, 8), dense_units=8, **overlapping)(images)
+    model = keras.Model(images, made)
+    rng = np.random.default_rng(0)
+    for weight in model.weights if network != "efficientnet" else ():
+        if len(weight.shape) == 1:
+            weight.assign(rng.uniform(0.5, 1.5, weight.shape))
+    onnx.to_onnx(model, tmp_path / "model.onnx")
+    written = load_predictor(tmp_path / "model.onnx")
+    photos = (rng.random((6, 50, 50, 3)) * np.linspace(5, 255, 6)[:, None, None, None]).astype("u1")
+    expected = model.predict(photos, verbose=0)[:, 0]
+    assert len(set(expected.round(6))) == 6
+    np.testing.assert_allclose(written.predict(photos), expected, atol=1e-5)
+    assert written.can_explain == (network != "every layer")
+
+
+def test_batch_normalization_is_folded_into_the_convolution_before_it(tmp_path):
+    features = efficientnet_lite.build("efficientnet-lite0", 32)
+    made = proto.load_from_string(network_onnx.to_onnx(features, "features"))
+    kinds = Counter(node.op_type for node in made.graph.node)
+    assert kinds["Conv"] == 49 and kinds["Mul"] == 1  # that of the pixels
+    used = {name for node in made.graph.node for name in node.input}
+    assert {weight.name for weight in made.graph.initializer} <= used
+
+
+def test_class_activation_maps_of_residual_blocks_are_grad_cam(tmp_path):
+    keras.utils.set_random_seed(0)
+    small = cnn.residual(8, filters=(8, 12), blocks=(1, 1))
+    model = keras.models.clone_model(small, input_tensors=keras.Input((48, 48, 3)))
+    path = tmp_path / "model.keras"
+    model.save(path)
+    export.onnx_beside(path)
+    model, written = load_predictor(path), load_predictor(path.with_suffix(".onnx"))
+    photos = np.random.default_rng(0).integers(0, 256, (4, 48, 48, 3), np.uint8)
+    (probabilities, maps), (same, expected) = written.explain(photos), model.explain(photos)
+    np.testing.assert_allclose(probabilities, same, atol=1e-5)
+    assert maps.shape == (4, 6, 6) and expected.shape == (4, 48, 48)
+    enlarged = keras.ops.image.resize(maps[..., None], (48, 48), interpolation="bilinear")
+    enlarged = keras.ops.convert_to_numpy(enlarged)[..., 0]
+    np.testing.assert_allclose(enlarged / enlarged.max((1, 2), keepdims=True), expected, atol=2e-3)
+
+
+def upsampling(images):
+    return layers.UpSampling2D(2)(images)
+
+
+def arithmetic(images):
+    return images * 2.0
 
 
 def channels_first(images):
@@ -182,8 +260,8 @@ def channels_first(images):
 @pytest.mark.parametrize(
     "unusual, said",
     [
-        (average_pooling, "AveragePooling2D, cannot be written as ONNX"),
-        (the_same_layer_twice, "cannot be written as ONNX: it would predict differently"),
+        (upsampling, "UpSampling2D, cannot be written as ONNX"),
+        (arithmetic, "'Multiply' cannot be written as ONNX: expected layers"),
         (channels_first, "'channels_first', which cannot be written as ONNX"),
     ],
 )

@@ -13,7 +13,7 @@ from collections.abc import Callable
 import numpy as np
 
 from catsdogs.backend import keras
-from catsdogs.networks import efficientnet_lite, efficientnet_onnx
+from catsdogs.networks import efficientnet_lite, onnx
 from catsdogs.networks.torch_weights import WeightsError
 
 #: The backbones that come with pip, are known to ONNX Runtime and can be split.
@@ -95,7 +95,7 @@ def extractor(
 
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = os.cpu_count()
-    content = efficientnet_onnx.to_onnx(network, image_size)
+    content = onnx.to_onnx(build(network, image_size), "features")
     session = onnxruntime.InferenceSession(content, options, providers=["CPUExecutionProvider"])
     return lambda images: session.run(["features"], {"photos": images})[0]
 

@@ -52,10 +52,7 @@ def export(
 
 
 def _to_onnx(model, model_path, path):
-    """Write `model`, which is that of the file `model_path`, as ONNX at `path`, and compare both.
-
-    A network may connect its layers in a way that the layers, one by one, do not tell.
-    """
+    """Write `model`, that of the file `model_path`, as ONNX at `path`, and compare the two."""
     onnx.to_onnx(model, path, describe(model_path, model))
     written, rng = load_predictor(path), np.random.default_rng(0)
     brightest = np.linspace(16, 255, 16).reshape(-1, 1, 1, 1)
@@ -65,8 +62,8 @@ def _to_onnx(model, model_path, path):
         path.unlink()
         raise ModelError(
             f"{printable(paths.shown(model_path))} cannot be written as ONNX: it would predict "
-            f"differently, by up to {difference:.2g}; expected a network whose layers form a "
-            "chain, such as those of notebook 02"
+            f"differently, by up to {difference:.2g}; expected a network of Keras's own layers, "
+            "such as those of notebook 02"
         )
 
 
