@@ -49,7 +49,7 @@ class Graph:
         self.steps: list[Step] = []
         self.shapes: dict[str, tuple] = {}  # in Keras's order, as far as they are known
         # Of a convolution that a batch normalization can still be folded into, by its output.
-        self._foldable: dict[str, tuple] = {}
+        self._foldable: dict[str, tuple[keras.Layer, str, np.ndarray, int]] = {}
         pixels = self.add("Transpose", "photos", perm=[0, 3, 1, 2])
         (self.output,) = self._model(model, [self.add("Cast", pixels, to=_float32())])
 
