@@ -179,7 +179,7 @@ def to_litert(model, photos=None) -> bytes:
     `photos` (uint8, shape (N, size, size, 3)) are the representative data set from which
     quantization takes the range of each activation; a few hundred are enough. The int8 model takes
     uint8 images and returns float32. The file's input is called ``photos``, its output
-    ``probability``.
+    ``probability``, or as the outputs of `model` where those have names.
 
     Raises `NotImplementedError` on a backend other than TensorFlow.
     """
@@ -196,9 +196,12 @@ def to_litert(model, photos=None) -> bytes:
         # names for input and output.
         archive = keras.export.ExportArchive()
         archive.track(model)
-        archive.add_endpoint(
-            "serve", lambda photos: {"probability": model(photos, training=False)}, [images]
-        )
+
+        def serve(photos):
+            found = model(photos, training=False)
+            return found if isinstance(found, dict) else {"probability": found}
+
+        archive.add_endpoint("serve", serve, [images])
         with contextlib.redirect_stdout(io.StringIO()):  # Keras 3.8 lists the endpoints in any case
             archive.write_out(folder, verbose=False)
         converter = tf.lite.TFLiteConverter.from_saved_model(folder)

@@ -61,8 +61,9 @@ def main(arguments: list[str] | None = None) -> int:
         "predict",
         help="classify photos as cat or dog",
         description="Prints one line per photo with three columns, separated by two spaces: the "
-        "photo's path; the label: cat, dog, or unsure where the confidence is too low; the "
-        "confidence, the calibrated probability of the more likely class. Photos that cannot be "
+        "photo's path; the label: cat, dog, neither where the model can tell, or unsure where the "
+        "confidence is too low; the confidence, the calibrated probability of the more likely "
+        "class, or for neither the score. Photos that cannot be "
         "read are reported on standard error. Exit status 0: all photos were classified, 1: some "
         "could not be read, 2: wrong usage, or a model that cannot be used.",
     )
@@ -87,7 +88,7 @@ def main(arguments: list[str] | None = None) -> int:
         action="store_const",
         const="json",
         help="print one JSON object per line: photo, label, probability (of dog, 0 to 1, as the "
-        "model outputs it), confidence",
+        "model outputs it), confidence, neither (its score, 0 to 1, or null)",
     )
     form.add_argument(
         "--csv",
@@ -299,7 +300,7 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
         return 2
     table = csv.writer(sys.stdout, lineterminator="\n")
     if form == "csv":
-        table.writerow(["photo", "label", "probability", "confidence"])
+        table.writerow(["photo", "label", "probability", "confidence", "neither"])
     # Predictions in the same terminal would break up the progress bar.
     hidden = len(photos) < 200 or not sys.stderr.isatty() or sys.stdout.isatty()
     predictions = tqdm(
@@ -319,6 +320,7 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
                             "label": prediction.label,
                             "probability": round(prediction.probability, 6),
                             "confidence": round(prediction.confidence, 6),
+                            "neither": prediction.neither and round(prediction.neither, 6),
                         }
                     )
                 )
@@ -329,10 +331,13 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
                         prediction.label,
                         f"{prediction.probability:.6f}",
                         f"{prediction.confidence:.6f}",
+                        "" if prediction.neither is None else f"{prediction.neither:.6f}",
                     ]
                 )
             else:
-                percent = percent_confident(prediction.confidence, 1)
+                neither = prediction.label == "neither"
+                score = prediction.neither if neither else prediction.confidence
+                percent = percent_confident(score, 1)
                 print(f"{photo}  {prediction.label}  {percent}")
     except ModelError as error:
         print(error, file=sys.stderr)

@@ -17,13 +17,14 @@ import numpy as np
 import onnx as proto
 import pytest
 from keras import layers
+from PIL import Image
 
 from catsdogs import cli as command_line
 from catsdogs import files, paths
 from catsdogs.analysis import gradcam
 from catsdogs.data import check, dataset
 from catsdogs.data.decode import decode
-from catsdogs.networks import cnn, efficientnet_lite
+from catsdogs.networks import cnn, efficientnet_lite, portable
 from catsdogs.networks import onnx as network_onnx
 from catsdogs.serving import export, litert, onnx, static_site
 from catsdogs.serving.predictor import ModelError, load_model, load_predictor, predict_photos
@@ -468,3 +469,75 @@ def test_the_command_line_exports_and_says_what_it_left_out(synthetic, tmp_path,
     with urllib.request.urlopen(f"http://127.0.0.1:{server.server_port}/") as response:
         assert b"browser.js" in response.read()
     server.shutdown()
+
+
+@pytest.fixture(scope="module")
+def with_neither(tmp_path_factory):
+    """A model with two outputs, in every format: the brighter, the less it is an animal."""
+    keras.utils.set_random_seed(0)
+    small = cnn.residual(8, filters=(8, 12), blocks=(1, 1))
+    base = keras.models.clone_model(small, input_tensors=keras.Input((48, 48, 3)))
+    brightness = layers.Dense(1, activation="sigmoid", name="bright")
+    pooled = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 255)(base.input))
+    model = keras.Model(
+        base.inputs, {"probability": base.output, "neither": brightness(pooled)}, name="two"
+    )
+    brightness.set_weights([np.full((3, 1), 4.0), np.array([-6.0])])  # 0.5 at half brightness
+    folder = tmp_path_factory.mktemp("with neither") / "two"
+    folder.mkdir()
+    portable.save(model, folder / "model.keras")
+    rng = np.random.default_rng(0)
+    images = rng.integers(0, 256, (60, 48, 48, 3)) * np.linspace(0.1, 2, 60).reshape(-1, 1, 1, 1)
+    images = np.clip(images, 0, 255).astype(np.uint8)
+    export.export(folder / "model.keras", folder, representative_images=lambda size: images)
+    return folder, images
+
+
+@pytest.mark.parametrize("file", ["model.keras", "model.onnx", "model.tflite", "model_int8.tflite"])
+def test_neither_is_an_output_of_every_format(with_neither, file):
+    folder, images = with_neither
+    predictor = load_predictor(folder / file)
+    found = predictor.run(images, batch_size=25)
+    bright = images.mean((1, 2, 3))
+    clearly = abs(bright - 127.5) > 4
+    assert clearly.sum() > 40 and found.neither.shape == (60,) and found.maps is None
+    assert np.array_equal(found.neither[clearly] >= 0.5, bright[clearly] > 127.5)
+    np.testing.assert_array_equal(found.probabilities, predictor.predict(images, batch_size=25))
+    labels = [predictor.prediction("", *found.of(index)).label for index in range(60)]
+    assert [label == "neither" for label in labels] == list(found.neither >= 0.5)
+    both = predictor.run(images[:5], flip=True)
+    np.testing.assert_allclose(both.neither, found.neither[:5], atol=0.01)  # as bright
+    if predictor.can_explain:
+        maps = predictor.run(images[:5], maps=True)
+        np.testing.assert_allclose(maps.neither, found.neither[:5], atol=1e-5)
+        assert maps.maps.shape[0] == 5 and maps.maps.max() == pytest.approx(1, abs=1e-5)
+
+
+def test_the_command_line_says_neither(with_neither, tmp_path, capsys):
+    folder, _ = with_neither
+    for name, gray in (("bright.png", 250), ("dark.png", 10)):
+        Image.new("RGB", (60, 50), (gray,) * 3).save(tmp_path / name)
+    given = ["predict", "--model", str(folder), str(tmp_path)]
+    assert command_line.main(given) == 0
+    bright, dark = (line.rsplit("  ", 2)[1:] for line in capsys.readouterr().out.splitlines())
+    assert bright[0] == "neither" and float(bright[1].rstrip("%")) > 95
+    assert dark[0] in ("cat", "dog", "unsure")
+    assert command_line.main([*given, "--json"]) == 0
+    found = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert [one["label"] == "neither" for one in found] == [True, False]
+    assert found[0]["neither"] > 0.95 and found[1]["neither"] < 0.05
+    assert command_line.main([*given, "--csv"]) == 0
+    rows = capsys.readouterr().out.splitlines()
+    assert rows[0].endswith(",neither") and float(rows[1].rsplit(",", 1)[1]) > 0.95
+
+
+def test_outputs_by_other_names_are_refused(tmp_path):
+    images = keras.Input((8, 8, 3))
+    x = layers.Dense(1, activation="sigmoid")(layers.Flatten()(layers.Rescaling(1 / 255)(images)))
+    keras.Model(images, {"probability": x, "other": x}).save(tmp_path / "other.keras")
+    with pytest.raises(ModelError, match="'other'.*expected a model"):
+        load_model(tmp_path / "other.keras")
+    plain = layers.Dense(1, name="plain")(layers.Flatten()(layers.Rescaling(1 / 255)(images)))
+    keras.Model(images, {"probability": x, "neither": plain}).save(tmp_path / "linear.keras")
+    with pytest.raises(ModelError, match="'plain' with the activation 'linear': expected a sig"):
+        load_model(tmp_path / "linear.keras")

@@ -136,10 +136,11 @@ def test_json_and_csv_say_the_same(album):
     rows = list(csv.DictReader(io.StringIO(as_csv.stdout)))
     assert len(objects) == 3
     assert [
-        (o["photo"], o["label"], f"{o['probability']:.6f}", f"{o['confidence']:.6f}")
+        (o["photo"], o["label"], f"{o['probability']:.6f}", f"{o['confidence']:.6f}", "")
         for o in objects
     ] == [tuple(row.values()) for row in rows]
-    assert list(rows[0]) == ["photo", "label", "probability", "confidence"]
+    assert list(rows[0]) == ["photo", "label", "probability", "confidence", "neither"]
+    assert all(one["neither"] is None for one in objects)  # this model has no score for it
 
 
 def test_names_cannot_be_formulas_or_no_names(album, tmp_path, monkeypatch, capsys):
@@ -383,13 +384,14 @@ def test_networks_that_are_built_differently_are_accepted(tmp_path):
     for name, model in networks.items():
         portable.save(model, tmp_path / f"{name}.keras")
         predictor = load_predictor(tmp_path / f"{name}.keras")
-        assert predictor.predict(pixels).shape == (2,) and not predictor.can_explain, name
+        assert predictor.predict(pixels).shape == (2,), name
+        assert predictor.can_explain == (name == "residual")
     plain = load_predictor(network(layers.Conv2D(2, 3))(tmp_path))
     assert plain.can_explain and plain.explain(pixels)[1].shape == (2, 8, 8)
 
 
 def test_a_prediction_that_is_no_probability_is_an_error():
-    predictor = Predictor(8, lambda images: np.array([0.2, 1.5], np.float32))
+    predictor = Predictor(8, lambda images: np.array([[0.2], [1.5]], np.float32))
     with pytest.raises(ModelError, match="predicts 1.5: expected a probability"):
         predictor.predict(np.zeros((2, 8, 8, 3), np.uint8))
 

@@ -29,8 +29,14 @@ class Calibration:
         """
         return float(max(calibrated := calibrate(probability, self.temperature), 1 - calibrated))
 
-    def label(self, probability: float) -> str:
-        """The label, ``"cat"``, ``"dog"`` or ``"unsure"``, for a `probability` of "dog"."""
+    def label(self, probability: float, neither: float | None = None) -> str:
+        """The label: ``"cat"``, ``"dog"``, ``"unsure"`` or ``"neither"``.
+
+        `probability` is that of "dog"; `neither`, if the model has it, the score for "neither",
+        which is the label from 0.5 on.
+        """
+        if neither is not None and neither >= 0.5:
+            return "neither"
         if self.confidence(probability) < self.unsure_below:
             return "unsure"
         return "dog" if probability >= 0.5 else "cat"

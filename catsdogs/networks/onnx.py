@@ -35,9 +35,9 @@ class Graph:
     """The ONNX graph of a Keras `model`, to which more can be added.
 
     ``steps``: the layers, from the input on; those of models inside `model` are among them.
-    ``output``: the name of what the model gives. Values that are images have ONNX's order, (images,
-    channels, height, width). The graph's own input is ``photos``: uint8, (images, height, width,
-    3), RGB.
+    ``outputs``: what the model gives, by the names of its outputs, or ``"output"`` where they have
+    none. Values that are images have ONNX's order, (images, channels, height, width). The graph's
+    own input is ``photos``: uint8, (images, height, width, 3), RGB.
 
     Raises `UnsupportedLayerError`.
     """
@@ -51,7 +51,10 @@ class Graph:
         # Of a convolution that a batch normalization can still be folded into, by its output.
         self._foldable: dict[str, tuple[keras.Layer, str, np.ndarray, int]] = {}
         pixels = self.add("Transpose", "photos", perm=[0, 3, 1, 2])
-        (self.output,) = self._model(model, [self.add("Cast", pixels, to=_float32())])
+        found = self._model(model, [self.add("Cast", pixels, to=_float32())])
+        sequential = isinstance(model, keras.Sequential)
+        named = not sequential and isinstance(model.output, dict)
+        self.outputs = dict(zip(model.output if named else ["output"], found, strict=True))
 
     def add(self, operator: str, *inputs: str, **attributes) -> str:
         """Append a node; returns the name of its output."""
@@ -180,7 +183,8 @@ class Graph:
                     found[entry["name"], call, index] = value
             else:
                 value = self.apply(layer, *given, fold=_is_only_use(config, node))
-                self.steps.append(Step(layer, given, value))
+                if value not in given:  # as that of dropout is
+                    self.steps.append(Step(layer, given, value))
                 found[entry["name"], call, 0] = value
         return [found[key] for key in _keys(config["output_layers"])]
 
@@ -235,7 +239,7 @@ def to_onnx(model: keras.Model, output: str) -> bytes:
     """
     graph = Graph(model)
     shape = ["photos", *model.output_shape[1:]]
-    return graph.write(model.name, {output: (graph.output, shape)}, {})
+    return graph.write(model.name, {output: (graph.outputs["output"], shape)}, {})
 
 
 def scale_and_shift(layer: keras.layers.BatchNormalization) -> tuple[np.ndarray, np.ndarray]:
@@ -408,6 +412,7 @@ _ACTIVATIONS: dict[str, Callable[[Graph, str], str]] = {
     "sigmoid": lambda graph, value: graph.add("Sigmoid", value),
     "silu": lambda graph, value: graph.add("Mul", value, graph.add("Sigmoid", value)),
     "gelu": _gelu,
+    "softmax": lambda graph, value: graph.add("Softmax", value, axis=1),  # over the channels
 }
 
 
@@ -425,7 +430,12 @@ def _layer(model, entry):
 
 
 def _keys(entries):
-    """One key, or a list of them, as pairs of a layer's name and the indices of call and output."""
+    """The keys of inputs or outputs: a layer's name and the indices of its call and its output.
+
+    `entries` is one, or a list of them, or a dictionary.
+    """
+    if isinstance(entries, dict):
+        entries = list(entries.values())
     return [tuple(key) for key in ([entries] if isinstance(entries[0], str) else entries)]
 
 

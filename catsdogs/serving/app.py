@@ -64,6 +64,7 @@ class PhotoPrediction(BaseModel):
     label: str | None = None
     probability: float | None = None
     confidence: float | None = None
+    neither: float | None = None
     map: GradCam | None = None
     error: str | None = None
     status: int | None = None
@@ -235,12 +236,14 @@ def _as_json(predictor, name, output):
     if isinstance(output, PhotoError):
         status = 413 if isinstance(output, PhotoTooLarge) else 422
         return {"name": name, "error": str(output), "status": status}
-    prediction, heatmap = predictor.prediction(name, output.probability), output.map
+    prediction = predictor.prediction(name, output.probability, output.neither)
+    heatmap = output.map
     return {
         "name": name,
         "label": prediction.label,
         "probability": round(prediction.probability, 6),
         "confidence": round(prediction.confidence, 6),
+        "neither": None if prediction.neither is None else round(prediction.neither, 6),
         "map": None
         if heatmap is None
         else {

@@ -37,10 +37,12 @@ class TooManyPixelsError(Exception):
 class Output(NamedTuple):
     """The network's output for one photo.
 
-    ``probability`` of "dog"; ``map``: Grad-CAM, uint8, (height, width), or None.
+    ``probability`` of "dog"; ``neither``: the score for "neither", or None; ``map``: Grad-CAM,
+    uint8, (height, width), or None.
     """
 
     probability: float
+    neither: float | None
     map: np.ndarray | None
 
 
@@ -124,11 +126,12 @@ class Batcher:
 
     def _run_batch(self, batch):
         images = np.stack([image for image, _, _ in batch])
-        if not self.predictor.can_explain or not any(with_map for _, with_map, _ in batch):
-            return [Output(probability, None) for probability in self.predictor.predict(images)]
-        probabilities, maps = self.predictor.explain(images)
-        maps = (np.clip(maps, 0, 1) * 255).round().astype(np.uint8)
+        explain = self.predictor.can_explain and any(with_map for _, with_map, _ in batch)
+        found = self.predictor.run(images, maps=explain)
+        if not explain:
+            return [Output(*found.of(index), None) for index in range(len(batch))]
+        maps = (np.clip(found.maps, 0, 1) * 255).round().astype(np.uint8)
         return [
-            Output(probability, heatmap if with_map else None)
-            for probability, heatmap, (_, with_map, _) in zip(probabilities, maps, batch)
+            Output(*found.of(index), maps[index] if with_map else None)
+            for index, (_, with_map, _) in enumerate(batch)
         ]

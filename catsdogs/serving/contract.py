@@ -24,19 +24,28 @@ def violation(model: keras.Model) -> str | None:
             "put keras.layers.Rescaling(1 / 255) in front, for example, or Rescaling(1.0) if it "
             "was trained on 0 to 255"
         )
-    activation = getattr(getattr(layers[-1], "activation", None), "__name__", "sigmoid")
-    if "sigmoid" not in activation:
-        return (
-            f"ends in the layer {layers[-1].name!r} with the activation {activation!r}: expected "
-            'a sigmoid, which outputs the probability of "dog", such as '
-            'keras.layers.Activation("sigmoid") behind it'
-        )
+    # Each output with a name ends in a layer of its own.
+    for last in [one._keras_history[0] for one in named_outputs(model).values()] or layers[-1:]:
+        activation = getattr(getattr(last, "activation", None), "__name__", "sigmoid")
+        if "sigmoid" not in activation:
+            return (
+                f"ends in the layer {last.name!r} with the activation {activation!r}: expected "
+                'a sigmoid, which outputs the probability of "dog", such as '
+                'keras.layers.Activation("sigmoid") behind it'
+            )
     if not all(np.isfinite(weight).all() for weight in model.get_weights()):
         return (
             "has weights that are not numbers (NaN) or infinite, as when training diverges: train "
             "it again, with a lower learning rate"
         )
     return None
+
+
+def named_outputs(model: keras.Model) -> dict:
+    """The outputs of `model` by name, as Keras tensors; empty where they have no names."""
+    # A Sequential has one output, but no attribute for it until it is called.
+    named = not isinstance(model, keras.Sequential) and isinstance(model.output, dict)
+    return model.output if named else {}
 
 
 def _operations(model) -> Iterator:

@@ -11,13 +11,16 @@ from catsdogs.serving.predictor import ModelError
 
 layers = keras.layers
 
+_FLATTENING = (layers.Flatten, layers.GlobalAveragePooling2D)
+
 
 def to_onnx(model: keras.Model, path: Path, facts: dict[str, str] | None = None) -> None:
     """Write `model` as an ONNX file at `path`, with `facts` as its metadata.
 
     Input ``photos``: uint8, (photos, size, size, 3), RGB. Outputs: ``probability`` of "dog",
-    float32, (photos, 1), and, where the layers after the last feature maps allow it, ``map``,
-    float32, (photos, height, width), 0 to 1: Grad-CAM as `catsdogs.analysis.gradcam` computes it,
+    float32, (photos, 1); ``neither``, the same, where the model has such an output; and, where the
+    layers after the last feature maps allow it, ``map``, float32, (photos, height, width), 0 to 1:
+    Grad-CAM as `catsdogs.analysis.gradcam` computes it,
     at the resolution of the last feature maps. Grad-CAM needs a gradient, and ONNX Runtime computes
     none for inference; through dense layers, batch normalization and ReLU, that gradient is the
     product of their weights wherever ReLU is active, which is an ordinary part of the graph.
@@ -28,27 +31,28 @@ def to_onnx(model: keras.Model, path: Path, facts: dict[str, str] | None = None)
         graph = Graph(model)
     except UnsupportedLayerError as error:
         raise ModelError(str(error)) from None
-    outputs = {"probability": (graph.output, ["photos", 1])}
-    if heatmap := _map(graph):
+    probability = graph.outputs.get("probability") or graph.outputs["output"]
+    outputs = {"probability": (probability, ["photos", 1])}
+    if "neither" in graph.outputs:
+        outputs["neither"] = graph.outputs["neither"], ["photos", 1]
+    if heatmap := _map(graph, probability):
         outputs["map"] = heatmap, ["photos", "height", "width"]
     files.write(path, graph.write("cats_vs_dogs", outputs, facts or {}))
 
 
-def _map(graph):
-    """Grad-CAM's map, the name of a value, or None where it is not possible."""
-    flattening = (layers.Flatten, layers.GlobalAveragePooling2D)
-    steps = graph.steps
-    cut = max((i for i, step in enumerate(steps) if isinstance(step.layer, flattening)), default=0)
-    if not cut or not _is_chain(steps[cut:]):
+def _map(graph, probability):
+    """Grad-CAM's map for the value `probability`, or None where it is not possible."""
+    makers, head, value = {step.output: step for step in graph.steps}, [], probability
+    while not head or not isinstance(head[0].layer, _FLATTENING):
+        if value not in makers or len(makers[value].inputs) > 1:
+            return None
+        head.insert(0, makers[value])
+        (value,) = makers[value].inputs
+    if value not in makers:  # the pixels themselves
         return None
-    *_, channels = graph.shapes[steps[cut].inputs[0]]
-    if not (weights := _channel_weights(graph, steps[cut:], channels)):
+    if not (weights := _channel_weights(graph, head, graph.shapes[value][-1])):
         return None
-    return _weighted_map(graph, _without_pooling(graph, steps[cut].inputs[0]), weights)
-
-
-def _is_chain(steps):
-    return all(after.inputs == [before.output] for before, after in zip(steps, steps[1:]))
+    return _weighted_map(graph, _without_pooling(graph, value), weights)
 
 
 def _without_pooling(graph, features):

@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 #: Images per batch, unless the caller says otherwise.
 BATCH_SIZE = 64
+#: What a network may compute, by name; the first is what every network does.
+OUTPUTS = ("probability", "neither")
 
 
 @dataclass(frozen=True)
@@ -38,8 +40,10 @@ class Prediction:
 
     ``photo``: the path or name it was given by. ``probability``: that the photo shows a dog, 0 to
     1, as the model outputs it. ``confidence``: the calibrated probability of the more likely class,
-    0.5 to 1 (see `catsdogs.analysis.calibration`). ``label``: ``"cat"``, ``"dog"`` or ``"unsure"``.
-    For a photo that could not be read, these three are None and ``error`` says why, in a few words.
+    0.5 to 1 (see `catsdogs.analysis.calibration`). ``label``: ``"cat"``, ``"dog"``, ``"neither"``
+    or ``"unsure"``. ``neither``: the score by which a photo is "neither", 0 to 1; None for a model
+    that has none. For a photo that could not be read, all of these are None and ``error`` says why,
+    in a few words.
     """
 
     photo: str
@@ -47,12 +51,15 @@ class Prediction:
     confidence: float | None = None
     label: str | None = None
     error: str = ""
+    neither: float | None = None
 
     @property
     def title(self) -> str:
         """Two lines to put above the photo in a figure."""
         if self.confidence is None:
             return f"no prediction\n{self.error[:30]}"
+        if self.label == "neither":
+            return f"neither\n{self.neither:.3f} neither"
         confidence = percent_confident(self.confidence)
         return f"{self.label}, {confidence} confidence\n{self.probability:.3f} dog"
 
@@ -64,9 +71,10 @@ class Predictor:
     ``size``: width and height of its input images, in pixels. ``calibration``: turns probabilities
     into confidences and labels. ``facts``: the file's metadata, such as its ``name``.
 
-    ``predict_batch`` and ``explain_batch`` run the network on one batch; call `predict` and
-    `explain`, which take any number of images. ``explain_batch`` is None for a file that cannot
-    compute Grad-CAM.
+    ``predict_batch`` and ``explain_batch`` run the network on one batch; call `predict`, `explain`
+    and `run`, which take any number of images. The former returns (images, 1), the probability of
+    "dog", or (images, 2), where the network also has a score for "neither"; the latter a pair, that
+    and the maps. ``explain_batch`` is None for a file that cannot compute Grad-CAM.
     """
 
     size: int
@@ -91,14 +99,7 @@ class Predictor:
         Raises `ValueError` for images of a different type or shape, and `ModelError` for a model
         whose output is no probability.
         """
-        found = []
-        for batch in self._batches(images, batch_size):
-            probabilities = self.predict_batch(batch)
-            if flip:
-                flipped = self.predict_batch(np.ascontiguousarray(batch[:, :, ::-1]))
-                probabilities = (probabilities + flipped) / 2
-            found.append(self._checked(probabilities))
-        return np.concatenate(found) if found else np.empty(0, np.float32)
+        return self.run(images, batch_size=batch_size, flip=flip).probabilities
 
     def explain(
         self, images: np.ndarray, *, batch_size: int = BATCH_SIZE
@@ -113,35 +114,69 @@ class Predictor:
         Raises `ModelError` for a model whose file has no Grad-CAM (see `can_explain`), and
         `ValueError` for images of a different type or shape.
         """
-        if self.explain_batch is None:
+        found = self.run(images, batch_size=batch_size, maps=True)
+        return found.probabilities, found.maps
+
+    def run(
+        self,
+        images: np.ndarray,
+        *,
+        batch_size: int = BATCH_SIZE,
+        flip: bool = False,
+        maps: bool = False,
+    ) -> "Outputs":
+        """All that the network computes for `images`; see `predict` and, for `maps`, `explain`.
+
+        With `flip`, the maps are those of the images as they are.
+        """
+        if maps and self.explain_batch is None:
             raise ModelError(
                 f"the model {self.facts.get('name', '')} has no Grad-CAM: expected a .keras file, "
                 "or an .onnx file from python -m catsdogs export; its predict() works"
             )
-        found = [self.explain_batch(batch) for batch in self._batches(images, batch_size)]
-        if not found:
-            return np.empty(0, np.float32), np.empty((0, self.size, self.size), np.float32)
-        probabilities, maps = zip(*found)
-        return self._checked(np.concatenate(probabilities)), np.concatenate(maps)
+        scores, heatmaps = [], []
+        for batch in self._batches(images, batch_size):
+            if maps:
+                values, heatmap = self.explain_batch(batch)
+                heatmaps.append(heatmap)
+            else:
+                values = self.predict_batch(batch)
+            if flip:
+                flipped = self.predict_batch(np.ascontiguousarray(batch[:, :, ::-1]))
+                values = (values + flipped) / 2
+            scores.append(self._checked(values))
+        found = np.concatenate(scores or [np.empty((0, 1), np.float32)])
+        shape = (0, self.size, self.size)
+        return Outputs(
+            found[:, 0],
+            found[:, 1] if found.shape[1] > 1 else None,
+            np.concatenate(heatmaps or [np.empty(shape, np.float32)]) if maps else None,
+        )
 
-    def prediction(self, photo: str | os.PathLike, probability: float) -> Prediction:
-        """The `Prediction` for the photo named `photo`, whose probability of "dog" is given."""
+    def prediction(
+        self, photo: str | os.PathLike, probability: float, neither: float | None = None
+    ) -> Prediction:
+        """The `Prediction` for the photo named `photo`, whose probability of "dog" is given.
+
+        `neither` is its score for "neither", if the model has one.
+        """
         probability = float(probability)
         return Prediction(
             str(photo),
             probability,
             self.calibration.confidence(probability),
-            self.calibration.label(probability),
+            self.calibration.label(probability, neither),
+            neither=None if neither is None else float(neither),
         )
 
-    def _checked(self, probabilities):
-        wrong = probabilities[~((probabilities >= 0) & (probabilities <= 1))]  # NaN is neither
+    def _checked(self, values):
+        wrong = values[~((values >= 0) & (values <= 1))]  # NaN is not in between either
         if len(wrong):
             raise ModelError(
                 f"the model {self.facts.get('name', '')!r} predicts {wrong[0]:g}: expected a "
                 "probability, 0 to 1; its training may have diverged, or it has no sigmoid"
             )
-        return probabilities
+        return values
 
     def _batches(self, images, batch_size):
         if images.dtype != np.uint8 or images.shape[1:] != (self.size, self.size, 3):
@@ -151,6 +186,23 @@ class Predictor:
             )
         for start in range(0, len(images), batch_size):
             yield np.ascontiguousarray(images[start : start + batch_size])
+
+
+class Outputs(NamedTuple):
+    """What a network computes for images.
+
+    ``probabilities`` of "dog", (images,); ``neither``: the scores for "neither", (images,), or None
+    for a network without; ``maps``: Grad-CAM, (images, height, width), or None if not asked for.
+    """
+
+    probabilities: np.ndarray
+    neither: np.ndarray | None
+    maps: np.ndarray | None
+
+    def of(self, index: int) -> tuple[float, float | None]:
+        """The probability and the score for "neither" of one image."""
+        neither = None if self.neither is None else float(self.neither[index])
+        return float(self.probabilities[index]), neither
 
 
 # --- files of photos -------------------------------------------------------------------------
@@ -216,13 +268,14 @@ def _predict_in_batches(predictor, photos, batch_size):
     )
     while batch := list(islice(decoded, batch_size)):
         good = [image for image in batch if isinstance(image, np.ndarray)]
-        found = predictor.predict(np.stack(good), batch_size=batch_size) if good else ()
-        probabilities, predictions, images = iter(found), [], []
+        found = predictor.run(np.stack(good), batch_size=batch_size) if good else None
+        predictions, images, done = [], [], 0
         for image, photo in zip(batch, given):
             name = photo[0] if isinstance(photo, tuple) else photo
             if isinstance(image, np.ndarray):
-                predictions.append(predictor.prediction(name, next(probabilities)))
+                predictions.append(predictor.prediction(name, *found.of(done)))
                 images.append(image)
+                done += 1
             else:  # a PhotoError
                 predictions.append(Prediction(str(name), error=str(image)))
                 images.append(None)
@@ -263,12 +316,13 @@ def load_model(model: str | os.PathLike | None = None) -> "keras.Model":
     this project: it checks the file against the run's record.)
 
     Raises `ModelError` for a file that is missing, damaged or of a newer Keras, or of a model with
-    an input shape other than (None, size, size, 3), an output shape other than (None, 1), or
-    anything else that `catsdogs.serving.contract` rules out.
+    an input shape other than (None, size, size, 3), an output shape other than (None, 1) or one of
+    that shape for each of `OUTPUTS`, or anything else that `catsdogs.serving.contract` rules out.
     """
     path = find_model(model, (".keras",))
     try:
         from catsdogs.backend import keras
+        from catsdogs.serving import contract
     except ModuleNotFoundError as error:
         raise ModelError(
             f"{printable(paths.shown(path))} needs the package {error.name}: "
@@ -276,13 +330,14 @@ def load_model(model: str | os.PathLike | None = None) -> "keras.Model":
         ) from None
     try:
         loaded = keras.saving.load_model(path, compile=False, safe_mode=True)
+        named = contract.named_outputs(loaded)
         inputs, outputs = loaded.input_shape, loaded.output_shape
+        outputs = {name: output.shape for name, output in named.items()} or outputs
     except Exception as error:  # zipfile, h5py, json and Keras each raise their own for damage
         raise _keras_not_loaded(path, error, keras.__version__) from None
-    if not (_is_square(inputs) and outputs == (None, 1)):
+    shapes = list(outputs.values()) if set(named) == set(OUTPUTS) else [outputs]
+    if not (_is_square(inputs) and all(shape == (None, 1) for shape in shapes)):
         raise _wrong_shape(path, inputs, outputs, "such as notebook 02 trains")
-    from catsdogs.serving import contract
-
     if wrong := contract.violation(loaded):
         raise ModelError(f"{printable(paths.shown(path))} {printable(wrong)}")
     return loaded
@@ -293,18 +348,27 @@ def keras_predictor(
 ) -> Predictor:
     """A `Predictor` that runs the Keras model `model`, such as one of a run record.
 
-    Input (None, size, size, 3), output (None, 1): the probability of "dog".
+    Input (None, size, size, 3), output (None, 1): the probability of "dog"; or, by name,
+    ``probability`` and ``neither``, each (None, 1).
     """
 
     def predict_batch(images):
-        return model.predict_on_batch(images)[:, 0]
+        found = model.predict_on_batch(images)
+        if isinstance(found, dict):
+            return np.hstack([found[name] for name in OUTPUTS])
+        return found
 
     from catsdogs.analysis import gradcam
+    from catsdogs.backend import keras
+    from catsdogs.serving import contract
+
+    named = contract.named_outputs(model)
+    explained = keras.Model(model.inputs, named[OUTPUTS[0]]) if named else model
 
     def explain_batch(images):
-        return predict_batch(images), gradcam.gradcam(model, images)
+        return predict_batch(images), gradcam.gradcam(explained, images)
 
-    explain = explain_batch if gradcam.is_possible(model) else None
+    explain = explain_batch if gradcam.is_possible(explained) else None
     return Predictor(model.input_shape[1], predict_batch, explain, calibration, facts or {})
 
 
@@ -348,6 +412,7 @@ def _load_onnx(path, threads):
         and _is_square(shapes[0])
         and shapes[0][0] is None
         and outputs.get("probability", [])[1:] == [1]
+        and outputs.get("neither", [0, 1])[1:] == [1]
     ):
         raise _wrong_shape(path, f"{', '.join(types)} {shapes}", outputs, _SUCH_AS_EXPORTED)
     record = record_beside(path)
@@ -360,15 +425,17 @@ def _load_onnx(path, threads):
     def run(names, images):
         return session.run(names, {inputs[0].name: images}, run_options)
 
+    names = [name for name in OUTPUTS if name in outputs]
+
     def explain_batch(images):
-        probabilities, maps = run(["probability", "map"], images)
-        return probabilities[:, 0], maps
+        *values, maps = run([*names, "map"], images)
+        return np.hstack(values), maps
 
     return _tried(
         path,
         Predictor(
             shapes[0][1],
-            lambda images: run(["probability"], images)[0][:, 0],
+            lambda images: np.hstack(run(names, images)),
             explain_batch if "map" in outputs else None,
             # The record is newer than the file where notebook 03 ran after the export.
             _calibration_of(record.get("calibration") or facts),
@@ -388,20 +455,20 @@ def _load_litert(path, threads):
         interpreter = Interpreter(str(path), num_threads=threads)
         runner = interpreter.get_signature_runner()
         ((input_name, input_details),) = runner.get_input_details().items()
-        ((output_name, output_details),) = runner.get_output_details().items()
+        outputs = runner.get_output_details()
     except Exception as error:  # ValueError, RuntimeError and whatever flatbuffers raises
         raise _not_loaded(path, _reason(error), _EXPORT_AGAIN) from None
     inputs = list(input_details["shape_signature"])
-    outputs = list(output_details["shape_signature"])
+    shapes = {name: list(details["shape_signature"]) for name, details in outputs.items()}
     # A file does not say what its pixels should be: those with these names take 0 to 255.
-    named = (input_name, output_name) == ("photos", "probability")
-    if not (named and _is_square(inputs) and outputs[1:] == [1]):
-        raise _wrong_shape(
-            path, f"{input_name} {inputs}", f"{output_name} {outputs}", _SUCH_AS_EXPORTED
-        )
+    named = input_name == "photos" and {"probability"} <= set(shapes) <= set(OUTPUTS)
+    if not (named and _is_square(inputs) and all(one[1:] == [1] for one in shapes.values())):
+        raise _wrong_shape(path, f"{input_name} {inputs}", shapes, _SUCH_AS_EXPORTED)
+    names = [name for name in OUTPUTS if name in shapes]
 
     def predict_batch(images):
-        return runner(**{input_name: images.astype(input_details["dtype"])})[output_name][:, 0]
+        found = runner(**{input_name: images.astype(input_details["dtype"])})
+        return np.hstack([found[name] for name in names])
 
     return _tried(
         path,

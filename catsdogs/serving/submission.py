@@ -180,7 +180,9 @@ def _predictor(model, flip):
     predictor = keras_predictor(model)
     if not flip:
         return predictor
-    return replace(predictor, predict_batch=lambda images: predictor.predict(images, flip=True))
+    return replace(
+        predictor, predict_batch=lambda images: predictor.predict(images, flip=True)[:, None]
+    )
 
 
 # --- choose -------------------------------------------------------------------------------------

@@ -62,7 +62,8 @@ async function predict(session, settings, file) {
     const pixels = await decode(file, settings.size);
     const photos = new ort.Tensor('uint8', pixels, [1, settings.size, settings.size, 3]);
     const outputs = await session.run({ photos });
-    return { ...calibrated(outputs.probability.data[0], settings), map: settings.has_map ? toMap(outputs.map) : null };
+    const neither = outputs.neither?.data[0] ?? null;
+    return { ...calibrated(outputs.probability.data[0], neither, settings), map: settings.has_map ? toMap(outputs.map) : null };
   } catch (error) {
     if (error instanceof PhotoError) return { error: error.message };
     console.error(error);
@@ -71,16 +72,17 @@ async function predict(session, settings, file) {
 }
 
 /**
- * Label and confidence for a `probability` of dog, as catsdogs/analysis/calibration.py computes them: temperature scaling
+ * Label and confidence for a `probability` of dog and, unless null, a score for `neither`, as catsdogs/analysis/calibration.py computes them: temperature scaling
  * divides the logit by `temperature`, fitted on the validation set, so that of the predictions with 90% confidence, about
  * 90% are correct. Above 1, it makes an overconfident network less confident; below 1, an underconfident one more.
  */
-function calibrated(probability, { temperature, unsure_below: unsureBelow }) {
+function calibrated(probability, neither, { temperature, unsure_below: unsureBelow }) {
   const p = Math.min(Math.max(probability, 1e-7), 1 - 1e-7);
   const scaled = 1 / (1 + Math.exp(-Math.log(p / (1 - p)) / temperature));
   const confidence = Math.max(scaled, 1 - scaled);
-  const label = confidence < unsureBelow ? 'unsure' : probability >= 0.5 ? 'dog' : 'cat';
-  return { label, probability, confidence };
+  const likelier = probability >= 0.5 ? 'dog' : 'cat';
+  const label = neither >= 0.5 ? 'neither' : confidence < unsureBelow ? 'unsure' : likelier;
+  return { label, probability, confidence, neither };
 }
 
 /** The Grad-CAM map, 0 to 1, in the form that the server sends: 0 to 255. */

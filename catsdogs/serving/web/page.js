@@ -1,6 +1,6 @@
 /** The page: takes photos, passes them to a classifier (server.js or browser.js), shows the predictions. */
 
-const WORDS = { cat: 'Cat', dog: 'Dog', unsure: 'Unsure' };
+const WORDS = { cat: 'Cat', dog: 'Dog', neither: 'Neither', unsure: 'Unsure' };
 const BYTES_PER_BATCH = 20_000_000;
 
 const find = (selector, root = document) => root.querySelector(selector);
@@ -132,17 +132,18 @@ function show(card, prediction) {
     find('.again', card).hidden = !prediction.again;
     return;
   }
-  const percent = wholePercent(prediction.confidence);
-  const { label, probability, confidence } = prediction;
-  Object.assign(card.dataset, { state: 'done', label, probability, confidence });
+  const { label, probability, confidence, neither } = prediction;
+  const percent = wholePercent(label === 'neither' ? neither : confidence);
+  Object.assign(card.dataset, { state: 'done', label, probability, confidence, neither: neither ?? '' });
   find('.word', card).textContent = WORDS[prediction.label];
   find('.percent', card).textContent = `${percent}% confidence`;
   find('.meter', card).setAttribute('aria-valuenow', percent);
   find('.meter', card).setAttribute('aria-valuetext', `${percent}% confidence`);
   find('.meter', card).style.setProperty('--percent', percent);
   find('.confidence', card).hidden = false;
-  explain(card, prediction.label === 'unsure'
-    ? `More likely a ${prediction.probability >= 0.5 ? 'dog' : 'cat'}, ${percent}%, but too close to call.` : '');
+  const likelier = probability >= 0.5 ? 'dog' : 'cat';
+  if (label === 'unsure') explain(card, `More likely a ${likelier}, ${percent}%, but too close to call.`);
+  else explain(card, label === 'neither' ? `Probably no cat and no dog. If it is one, more likely a ${likelier}.` : '');
   if (prediction.map) {
     drawHeatmap(find('canvas', card), prediction.map);
     find('#heatmap-choice').hidden = false;
@@ -194,7 +195,7 @@ function showProgress() {
 
 /** For example, "Of 40 photos: 21 cat, 15 dog, 3 unsure, 1 not read". */
 function summary(some) {
-  const counts = { cat: 0, dog: 0, unsure: 0, 'not read': 0, 'not classified': 0, queued: 0 };
+  const counts = { cat: 0, dog: 0, neither: 0, unsure: 0, 'not read': 0, 'not classified': 0, queued: 0 };
   for (const card of some) counts[kind(card)] += 1;
   const found = Object.entries(counts).filter(([, count]) => count);
   return `Of ${some.length} photos: ${found.map(([name, count]) => `${count} ${name}`).join(', ')}`;
@@ -230,10 +231,11 @@ function toggleHeatmap() {
 }
 
 find('#csv').addEventListener('click', () => {
-  const rows = [['photo', 'label', 'probability', 'confidence', 'error']];
+  const rows = [['photo', 'label', 'probability', 'confidence', 'neither', 'error']];
   for (const card of cards.querySelectorAll('[data-state=done], [data-state=failed]')) {
-    const { state, label, probability, confidence } = card.dataset;
-    const found = state === 'done' ? [label, decimals(probability), decimals(confidence), ''] : ['', '', '', find('.why', card).textContent];
+    const { state, label, probability, confidence, neither } = card.dataset;
+    const scores = [probability, confidence, neither].map((score) => (score ? decimals(score) : ''));
+    const found = state === 'done' ? [label, ...scores, ''] : ['', '', '', '', find('.why', card).textContent];
     rows.push([find('.name', card).textContent, ...found]);
   }
   // The mark in front tells spreadsheets that it is UTF-8.
