@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import os
+import re
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -118,9 +119,19 @@ def main(arguments: list[str] | None = None) -> int:
     serve.add_argument(
         "--model",
         type=_not_empty,
+        action="append",
         metavar="NAME_OR_PATH",
         help="a run of your own or an included model by name, or an .onnx file (default: two-conv, "
-        "which is included)",
+        "which is included); may be given several times: requests choose with /predict?model=NAME, "
+        "and the first is the default",
+    )
+    serve.add_argument(
+        "--cors",
+        type=_origin,
+        action="append",
+        metavar="ORIGIN",
+        help="let the pages of this origin, such as https://example.org, use the service from a "
+        "browser; may be given several times; * for all (default: only the service's own page)",
     )
     export = commands.add_parser(
         "export",
@@ -161,7 +172,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "predict":
             return predict_command(chosen.photos, chosen.model, chosen.form)
         if chosen.command == "serve":
-            return serve_command(chosen.host, chosen.port, chosen.model)
+            return serve_command(chosen.host, chosen.port, chosen.model or (), chosen.cors or ())
         if chosen.command == "lab":
             return lab_command(chosen.fresh, chosen.options)
         if chosen.command == "export":
@@ -346,6 +357,16 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
     return status
 
 
+def _origin(text: str) -> str:
+    """`text`, the origin of pages; raises argparse's error for anything else."""
+    if text != "*" and not re.fullmatch(r"https?://[^/?#@\s]+", text):
+        raise argparse.ArgumentTypeError(
+            f"{text!r} is no origin: expected a scheme, a host and, if it is not the scheme's own, "
+            "a port, without a path, such as https://example.org"
+        )
+    return text.lower()
+
+
 def _not_empty(text: str) -> str:
     """`text`, an argument that names something; raises argparse's error where it is empty."""
     if not text.strip():
@@ -358,8 +379,10 @@ def _no_formula(path: str) -> str:
     return f"./{path}" if path.startswith(("=", "+", "-", "@", "\t", "\r")) else path
 
 
-def serve_command(host: str, port: int, model: str | None) -> int:
-    """Run the HTTP service until it is stopped; returns the exit status."""
+def serve_command(
+    host: str, port: int, given: Sequence[str] = (), origins: Sequence[str] = ()
+) -> int:
+    """Run the HTTP service with the models `given` until it is stopped; returns the exit status."""
     try:
         from catsdogs.serving import app, models
         from catsdogs.serving.models import ModelError
@@ -371,12 +394,15 @@ def serve_command(host: str, port: int, model: str | None) -> int:
         )
         return 2
     try:
-        path = models.find_model(model, (".onnx", ".keras"))
-        if path.suffix == ".keras":  # a run of one's own that was not exported yet
-            from catsdogs.serving import export
+        found = []
+        for model in given or (None,):
+            path = models.find_model(model, (".onnx", ".keras"))
+            if path.suffix == ".keras":  # a run of one's own that was not exported yet
+                from catsdogs.serving import export
 
-            path = export.onnx_beside(path)
-        return app.serve(host, port, path)
+                path = export.onnx_beside(path)
+            found.append(path)
+        return app.serve(host, port, found, origins)
     except ModuleNotFoundError as error:
         print(
             f"This model has no .onnx file, and exporting it needs {error.name}: "

@@ -16,6 +16,7 @@ import keras
 import numpy as np
 import onnx as proto
 import pytest
+import small_models
 from keras import layers
 from PIL import Image
 
@@ -24,7 +25,7 @@ from catsdogs import files, paths
 from catsdogs.analysis import gradcam
 from catsdogs.data import check, dataset
 from catsdogs.data.decode import decode
-from catsdogs.networks import cnn, efficientnet_lite, portable
+from catsdogs.networks import cnn, efficientnet_lite
 from catsdogs.networks import onnx as network_onnx
 from catsdogs.serving import export, litert, onnx, static_site
 from catsdogs.serving.predictor import ModelError, load_model, load_predictor, predict_photos
@@ -473,24 +474,8 @@ def test_the_command_line_exports_and_says_what_it_left_out(synthetic, tmp_path,
 
 @pytest.fixture(scope="module")
 def with_neither(tmp_path_factory):
-    """A model with two outputs, in every format: the brighter, the less it is an animal."""
-    keras.utils.set_random_seed(0)
-    small = cnn.residual(8, filters=(8, 12), blocks=(1, 1))
-    base = keras.models.clone_model(small, input_tensors=keras.Input((48, 48, 3)))
-    brightness = layers.Dense(1, activation="sigmoid", name="bright")
-    pooled = layers.GlobalAveragePooling2D()(layers.Rescaling(1 / 255)(base.input))
-    model = keras.Model(
-        base.inputs, {"probability": base.output, "neither": brightness(pooled)}, name="two"
-    )
-    brightness.set_weights([np.full((3, 1), 4.0), np.array([-6.0])])  # 0.5 at half brightness
     folder = tmp_path_factory.mktemp("with neither") / "two"
-    folder.mkdir()
-    portable.save(model, folder / "model.keras")
-    rng = np.random.default_rng(0)
-    images = rng.integers(0, 256, (60, 48, 48, 3)) * np.linspace(0.1, 2, 60).reshape(-1, 1, 1, 1)
-    images = np.clip(images, 0, 255).astype(np.uint8)
-    export.export(folder / "model.keras", folder, representative_images=lambda size: images)
-    return folder, images
+    return folder, small_models.with_neither(folder)
 
 
 @pytest.mark.parametrize("file", ["model.keras", "model.onnx", "model.tflite", "model_int8.tflite"])

@@ -18,10 +18,11 @@ import time
 import hostile
 import numpy as np
 import pytest
+import small_models
 from PIL import Image
 from served import form, running
 
-from catsdogs import paths
+from catsdogs import cli, paths
 from catsdogs.data.decode import decode
 from catsdogs.data.structure import PhotoError, PhotoTooLarge
 from catsdogs.serving import decoders
@@ -271,11 +272,11 @@ def test_a_request_has_a_budget_of_pixels(service):
 
 
 def test_a_decoder_that_takes_too_long_is_killed_and_replaced(photos, large_png, monkeypatch):
-    decoding = decoders.Decoders(128)
+    decoding = decoders.Decoders()
 
     def decoded(content, pixels=10_000):
         async def run():
-            return await decoding.submit([(content, pixels)])[0]
+            return await decoding.submit([(content, pixels)], 128)[0]
 
         # In a thread: that of the tests may have a loop already, of the browser of test_page.
         with concurrent.futures.ThreadPoolExecutor(1) as pool:
@@ -684,3 +685,129 @@ def _other_address():
         except OSError:
             found = "127.0.0.2"
     return found if found != "127.0.0.1" else "127.0.0.2"
+
+
+# --- several models -------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def two_models(tmp_path_factory):
+    """A service with the included model and one that has a score for "neither"."""
+    folder = tmp_path_factory.mktemp("models") / "bright"
+    small_models.with_neither(folder)
+    with running(
+        "--model", "two-conv", "--model", folder, "--cors", "https://a.example"
+    ) as started:
+        yield started, folder
+
+
+def test_one_service_runs_several_models(two_models, photos):
+    service, folder = two_models
+    status, _, body = service.ask("GET", "/models")
+    listed = {one["name"]: one for one in json.loads(body)["models"]}
+    assert status == 200 and list(listed) == ["two-conv", "bright"]
+    assert [one["size"] for one in listed.values()] == [128, 48]
+    assert [one["neither"] for one in listed.values()] == [False, True]
+    for name in ("two-conv", "bright"):
+        predictor = load_predictor(folder / "model.onnx" if name == "bright" else ONNX)
+        status, found = service.predict(photos[0], path=f"/predict?model={name}&map=true")
+        (one,) = found["photos"]
+        image = decode(photos[0], predictor.size)[None]
+        expected = predictor.prediction("", *predictor.run(image).of(0))
+        assert status == 200 and found["model"] == name and one["label"] == expected.label
+        assert one["probability"] == pytest.approx(expected.probability, abs=1e-4)
+        assert one["map"]["width"] == predictor.explain(image)[1].shape[2]
+        if name == "bright":
+            assert one["neither"] == pytest.approx(expected.neither, abs=1e-4)
+        else:
+            assert one["neither"] is None
+    assert service.predict(photos[0])[1]["model"] == "two-conv"  # the first
+    white = encoded(Image.new("RGB", (9, 9), "white"), "PNG")
+    assert (
+        service.predict(white, path="/predict?model=bright")[1]["photos"][0]["label"] == "neither"
+    )
+    status, refused = service.predict(photos[0], path="/predict?model=three")
+    assert status == 404 and refused["detail"].endswith("expected two-conv, bright")
+
+
+def test_requests_to_two_models_are_not_mixed_up(two_models, photos):
+    service, _ = two_models
+    models = ["two-conv", "bright", "bright", "two-conv"] * 20
+
+    def ask(index):
+        path = f"/predict?model={models[index]}"
+        return service.predict(photos[index % 5], path=path)[1]
+
+    alone = {
+        (model, i): ask_one(service, photos[i], model) for model in set(models) for i in range(5)
+    }
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:
+        for index, found in enumerate(pool.map(ask, range(len(models)))):
+            assert found["model"] == models[index]
+            expected = alone[models[index], index % 5]
+            assert found["photos"][0]["probability"] == pytest.approx(expected, abs=1e-4)
+
+
+def ask_one(service, photo, model):
+    return service.predict(photo, path=f"/predict?model={model}")[1]["photos"][0]["probability"]
+
+
+def test_responses_are_as_openapi_describes_them(two_models, photos):
+    service, _ = two_models
+    described = json.loads(service.ask("GET", "/openapi.json")[2])
+    schemas = described["components"]["schemas"]
+
+    def fits(value, schema):
+        if "$ref" in schema:
+            schema = schemas[schema["$ref"].rpartition("/")[2]]
+        if "anyOf" in schema:
+            return any(fits(value, one) for one in schema["anyOf"])
+        kinds = {"string": str, "integer": int, "number": (int, float), "boolean": bool}
+        kinds |= {"null": type(None), "array": list, "object": dict}
+        if not isinstance(value, kinds[schema["type"]]):
+            return False
+        if schema["type"] == "array":
+            return all(fits(one, schema["items"]) for one in value)
+        if schema["type"] == "object":
+            properties = schema["properties"]
+            return set(schema.get("required", ())) <= set(value) <= set(properties) and all(
+                fits(one, properties[name]) for name, one in value.items()
+            )
+        return True
+
+    for name in ("two-conv", "bright"):
+        found = service.predict(photos[0], b"no photo", path=f"/predict?model={name}&map=1")[1]
+        assert fits(found, {"$ref": "/Predictions"}), found
+    assert fits(json.loads(service.ask("GET", "/models")[2]), {"$ref": "/Models"})
+    assert not fits({"model": "x"}, {"$ref": "/Predictions"})
+
+
+def test_pages_of_other_origins_need_permission(service, two_models, photos):
+    allowed, _ = two_models
+    header = "access-control-allow-origin"
+    kind, body = form(photos[0])
+    for origin, given in (("https://a.example", "https://a.example"), ("https://b.example", None)):
+        headers = {"Origin": origin, "Content-Type": kind}
+        status, found, _ = allowed.ask("POST", "/predict", body, headers)
+        assert status == 200 and found.get(header) == given
+        asked = headers | {"Access-Control-Request-Method": "POST"}
+        status, found, _ = allowed.ask("OPTIONS", "/predict", None, asked)
+        assert found.get(header) == given and (status == 200) == (given is not None)
+        assert header not in service.ask("POST", "/predict", body, headers)[1]
+
+
+@pytest.mark.parametrize("origin", ["example.org", "https://a.example/page", "https://", "null"])
+def test_what_is_no_origin_is_refused(origin, capsys):
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["serve", "--cors", origin])
+    assert ended.value.code == 2 and "is no origin: expected" in capsys.readouterr().err
+
+
+def test_two_models_of_one_name_are_refused(two_models, tmp_path, capsys):
+    _, folder = two_models
+    again = tmp_path / "bright"
+    again.mkdir()
+    (again / "model.onnx").write_bytes((folder / "model.onnx").read_bytes())
+    given = ["serve", "--port", "0", "--model", str(folder), "--model", str(again)]
+    assert cli.main(given) == 2
+    assert "both called 'bright': expected names that differ" in capsys.readouterr().err

@@ -7,21 +7,25 @@ import os
 import signal
 import socket
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 import prometheus_client as prometheus
 import uvicorn
 from fastapi import FastAPI, HTTPException, Query, Request
+from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, Response
 from fastapi.staticfiles import StaticFiles
 from pydantic import BaseModel
 
+from catsdogs import paths
 from catsdogs.data.decode import ACCEPTED, MAX_BYTES
 from catsdogs.data.structure import PhotoError, PhotoTooLarge
 from catsdogs.serving.batching import Batcher, TooManyInFlightError, TooManyPixelsError
 from catsdogs.serving.http import BodyReader, LimitedProtocol, overloaded, photos_in
-from catsdogs.serving.models import find_model, where
+from catsdogs.serving.models import ModelError, find_model, where
 from catsdogs.serving.predictor import Predictor, load_predictor
+from catsdogs.text import printable
 
 WEB = Path(__file__).parent / "web"
 # Windows may know .js as text/plain, which browsers do not run.
@@ -71,9 +75,33 @@ class PhotoPrediction(BaseModel):
 
 
 class Predictions(BaseModel):
-    """The predictions, in the order of the photos."""
+    """The predictions of a model, in the order of the photos."""
 
+    model: str
     photos: list[PhotoPrediction]
+
+
+class Model(BaseModel):
+    """A model that the service runs.
+
+    `size`: pixels per side of the image that it is given. `temperature` and `unsure_below` are its
+    calibration. `map`: whether it has Grad-CAM; `neither`: whether it has a score for "neither".
+    """
+
+    name: str
+    about: str | None
+    model_sha256: str | None
+    size: int
+    temperature: float
+    unsure_below: float
+    map: bool
+    neither: bool
+
+
+class Models(BaseModel):
+    """The models; the first is the default of /predict."""
+
+    models: list[Model]
 
 
 class Metrics:
@@ -91,8 +119,8 @@ class Metrics:
         )
         self.predictions = prometheus.Counter(
             "catsdogs_predictions",
-            "Photos by predicted label, or error",
-            ["label"],
+            "Photos by model and predicted label, or error",
+            ["model", "label"],
             registry=self.registry,
         )
         self.duration = prometheus.Histogram(
@@ -114,10 +142,14 @@ class Metrics:
         )
 
 
-def create_app(predictor: Predictor) -> FastAPI:
-    """The service as an ASGI application."""
-    metrics, bodies = Metrics(), BodyReader()
-    batcher = Batcher(predictor, metrics.batch_size.observe)
+def create_app(predictors: dict[str, Predictor], origins: Sequence[str] = ()) -> FastAPI:
+    """The service as an ASGI application.
+
+    `predictors` are the models by name, the first of them the default. Pages of `origins`, such as
+    ``https://example.org``, may use it from a browser.
+    """
+    default, metrics, bodies = next(iter(predictors)), Metrics(), BodyReader()
+    batcher = Batcher(predictors, metrics.batch_size.observe)
     metrics.in_flight.set_function(lambda: batcher.in_flight)
 
     @contextlib.asynccontextmanager
@@ -147,6 +179,7 @@ def create_app(predictor: Predictor) -> FastAPI:
         map: bool = Query(
             False, description="also return Grad-CAM: regions that contributed to the prediction"
         ),
+        model: str = Query(default, description="the name of one of /models"),
     ):
         """Classify one or many photos: the files of a form, or one photo as the request's body.
 
@@ -155,22 +188,26 @@ def create_app(predictor: Predictor) -> FastAPI:
         """
         started, status = time.perf_counter(), 500
         try:
+            if model not in predictors:
+                expected = ", ".join(predictors)
+                raise HTTPException(404, f"no model {model[:100]!r} here: expected {expected}")
             async with bodies.read(request) as parts:
                 photos = await photos_in(request, parts)
                 try:
-                    outputs = await batcher.predict([photo for _, photo in photos], map)
+                    outputs = await batcher.predict([photo for _, photo in photos], model, map)
                 except TooManyInFlightError:
                     raise overloaded() from None
                 except TooManyPixelsError as error:
                     raise HTTPException(413, str(error)) from None
             found = [
-                _as_json(predictor, name, output) for (name, _), output in zip(photos, outputs)
+                _as_json(predictors[model], name, output)
+                for (name, _), output in zip(photos, outputs)
             ]
             for one in found:
-                metrics.predictions.labels(one.get("label") or "error").inc()
+                metrics.predictions.labels(model, one.get("label") or "error").inc()
             errors = [one["status"] for one in found if "error" in one]
             status = 200 if len(errors) < len(found) else 413 if set(errors) == {413} else 422
-            return JSONResponse({"photos": found}, status)
+            return JSONResponse({"model": model, "photos": found}, status)
         except HTTPException as error:
             status = error.status_code
             raise
@@ -180,15 +217,13 @@ def create_app(predictor: Predictor) -> FastAPI:
 
     @app.api_route("/health", methods=["GET", "HEAD"])
     async def health() -> dict:
-        """Whether the service is ready, and which model it runs."""
-        facts = {name: predictor.facts.get(name) for name in ("name", "model_sha256", "about")}
-        return {
-            "status": "ok",
-            "size": predictor.size,
-            "temperature": predictor.calibration.temperature,
-            "unsure_below": predictor.calibration.unsure_below,
-            "waiting": batcher.in_flight,
-        } | facts
+        """Whether the service is ready, and which model it runs by default."""
+        return {"status": "ok", "waiting": batcher.in_flight} | _about(default, predictors[default])
+
+    @app.get("/models", response_model=Models)
+    async def models() -> dict:
+        """The models that the service runs."""
+        return {"models": [_about(name, one) for name, one in predictors.items()]}
 
     @app.get("/metrics", response_class=Response)
     async def show_metrics():
@@ -204,6 +239,14 @@ def create_app(predictor: Predictor) -> FastAPI:
 
     app.mount("/", StaticFiles(directory=WEB, html=True), "page")
     app.add_middleware(_WithHeaders)
+    if origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(origins),
+            allow_methods=["GET", "POST"],
+            allow_headers=["*"],
+            expose_headers=["Retry-After"],
+        )
     return app
 
 
@@ -225,11 +268,25 @@ _UPLOAD = {
     }
 }
 _ERRORS = {
+    404: "no model of this name",
     408: "the request arrived too slowly",
     413: "a photo is too large, or there are too many",
     422: "no photo that can be read",
     503: "too many photos in flight; see Retry-After",
 }
+
+
+def _about(name, predictor):
+    return {
+        "name": name,
+        "about": predictor.facts.get("about"),
+        "model_sha256": predictor.facts.get("model_sha256"),
+        "size": predictor.size,
+        "temperature": predictor.calibration.temperature,
+        "unsure_below": predictor.calibration.unsure_below,
+        "map": predictor.can_explain,
+        "neither": predictor.has_neither,
+    }
 
 
 def _as_json(predictor, name, output):
@@ -269,23 +326,38 @@ class _WithHeaders:
         await self.app(scope, receive, send_more if scope["type"] == "http" else send)
 
 
-def serve(host: str = "127.0.0.1", port: int = 8000, model: str | os.PathLike | None = None) -> int:
+def serve(
+    host: str = "127.0.0.1",
+    port: int = 8000,
+    models: Sequence[str | os.PathLike] = (),
+    origins: Sequence[str] = (),
+) -> int:
     """Serve until SIGTERM or SIGINT, which let requests in flight finish; returns the exit status.
 
-    `model` is an ``.onnx`` file, or a folder or name of a model that has one; by default the
-    included model.
+    `models` are ``.onnx`` files, or folders or names of models that have one; by default the
+    included model. The first is the one that is used unless a request names another. Pages of
+    `origins` may use the service from a browser.
 
     Raises `catsdogs.serving.predictor.ModelError` for a model that cannot be used, and `OSError`
     where the host and port cannot be bound.
     """
-    path = find_model(model, (".onnx",))
-    predictor = load_predictor(path)
+    found = [find_model(model, (".onnx",)) for model in models or (None,)]
+    predictors = {}
+    for path in found:
+        predictor = load_predictor(path)
+        name = predictor.facts["name"]
+        if name in predictors:
+            raise ModelError(
+                f"{printable(paths.shown(path))} and another model are both called {name!r}: "
+                "expected names that differ, since requests choose by them"
+            )
+        predictors[name] = predictor
     host = host or "127.0.0.1"  # to Python, "" is all addresses
     family = socket.AF_INET6 if ":" in host else socket.AF_INET
     listening = socket.create_server((host, port), family=family, backlog=1024)
     server = uvicorn.Server(
         uvicorn.Config(
-            create_app(predictor),
+            create_app(predictors, origins),
             http=LimitedProtocol,
             log_level=logging.WARNING,
             access_log=False,
@@ -301,6 +373,9 @@ def serve(host: str = "127.0.0.1", port: int = 8000, model: str | os.PathLike | 
         signal.signal(number, server.handle_exit)
     shown = f"[{host}]" if ":" in host else host
     address = f"http://{shown}:{listening.getsockname()[1]}/"
-    print(f"{address} is ready, with the model {where(path)}; stop it with Ctrl-C", flush=True)
+    ready = f"the model {where(found[0])}" if len(found) == 1 else f"{len(found)} models"
+    if len(found) > 1:
+        ready += f" ({'; '.join(where(path) for path in found)})"
+    print(f"{address} is ready, with {ready}; stop it with Ctrl-C", flush=True)
     server.run(sockets=[listening])
     return 0

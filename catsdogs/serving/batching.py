@@ -47,21 +47,25 @@ class Output(NamedTuple):
 
 
 class Batcher:
-    """Runs a `Predictor` on photos of concurrent requests, with dynamic batching.
+    """Runs `predictors`, by name, on photos of concurrent requests, with dynamic batching.
 
-    While the network runs one batch, photos that arrive are queued; they are the next batch.
-    `Decoders` decodes them. `observe_batch` is called with the size of each batch.
+    While a network runs one batch, photos that arrive are queued; they are the next batch. Several
+    networks take turns, since each uses all cores. `Decoders` decodes the photos. `observe_batch`
+    is called with the size of each batch.
     """
 
-    def __init__(self, predictor: Predictor, observe_batch: Callable[[int], None]):
-        self.predictor, self.observe_batch = predictor, observe_batch
-        self.queue: deque[tuple] = deque()
+    def __init__(self, predictors: dict[str, Predictor], observe_batch: Callable[[int], None]):
+        self.predictors, self.observe_batch = predictors, observe_batch
+        self.queues: dict[str, deque[tuple]] = {name: deque() for name in predictors}
         self.in_flight, self.runner = 0, None
-        self.decoders = Decoders(predictor.size)
+        self.decoders = Decoders()
         self.network = ThreadPoolExecutor(1, "network")
 
-    async def predict(self, photos: list[bytes], with_map: bool) -> list[Output | PhotoError]:
-        """The network's output for each of `photos`, or the error of one that cannot be used.
+    async def predict(
+        self, photos: list[bytes], model: str, with_map: bool
+    ) -> list[Output | PhotoError]:
+        """The output of the network `model` for each of `photos`, or the error of one that cannot
+        be used.
 
         Raises `TooManyInFlightError` where they would exceed `MAX_IN_FLIGHT`, and
         `TooManyPixelsError` where they exceed `MAX_PIXELS`.
@@ -80,11 +84,12 @@ class Batcher:
             pixels = sum(count for _, count in accepted)
             if pixels > MAX_PIXELS:
                 raise TooManyPixelsError(pixels)
+            size = self.predictors[model].size
             outputs = iter(
                 await asyncio.gather(
                     *(
-                        self._predict(decoded, with_map)
-                        for decoded in self.decoders.submit(accepted)
+                        self._predict(decoded, model, with_map)
+                        for decoded in self.decoders.submit(accepted, size)
                     )
                 )
             )
@@ -92,14 +97,14 @@ class Batcher:
         finally:
             self.in_flight -= len(photos)
 
-    async def _predict(self, decoded, with_map):
+    async def _predict(self, decoded, model, with_map):
         try:
             image = await decoded
         except PhotoError as error:
             return error
         loop = asyncio.get_running_loop()
         future = loop.create_future()
-        self.queue.append((image, with_map, future))
+        self.queues[model].append((image, with_map, future))
         if self.runner is None:
             self.runner = loop.create_task(self._run())
         return await future
@@ -107,31 +112,37 @@ class Batcher:
     async def _run(self):
         loop = asyncio.get_running_loop()
         try:
-            while self.queue:
-                batch = [self.queue.popleft() for _ in range(min(len(self.queue), MAX_BATCH))]
-                self.observe_batch(len(batch))
-                try:
-                    outputs = await loop.run_in_executor(self.network, self._run_batch, batch)
-                except Exception as error:
-                    # Every request must get a response, if only an error.
-                    for _, _, future in batch:
-                        if not future.done():
-                            future.set_exception(error)
-                    continue
-                for (_, _, future), output in zip(batch, outputs):
-                    if not future.done():  # the client may have disconnected
-                        future.set_result(output)
+            while any(self.queues.values()):
+                for model, queue in self.queues.items():
+                    if not queue:
+                        continue
+                    batch = [queue.popleft() for _ in range(min(len(queue), MAX_BATCH))]
+                    self.observe_batch(len(batch))
+                    try:
+                        outputs = await loop.run_in_executor(
+                            self.network, _run_batch, self.predictors[model], batch
+                        )
+                    except Exception as error:
+                        # Every request must get a response, if only an error.
+                        for _, _, future in batch:
+                            if not future.done():
+                                future.set_exception(error)
+                        continue
+                    for (_, _, future), output in zip(batch, outputs):
+                        if not future.done():  # the client may have disconnected
+                            future.set_result(output)
         finally:
             self.runner = None
 
-    def _run_batch(self, batch):
-        images = np.stack([image for image, _, _ in batch])
-        explain = self.predictor.can_explain and any(with_map for _, with_map, _ in batch)
-        found = self.predictor.run(images, maps=explain)
-        if not explain:
-            return [Output(*found.of(index), None) for index in range(len(batch))]
-        maps = (np.clip(found.maps, 0, 1) * 255).round().astype(np.uint8)
-        return [
-            Output(*found.of(index), maps[index] if with_map else None)
-            for index, (_, with_map, _) in enumerate(batch)
-        ]
+
+def _run_batch(predictor, batch):
+    images = np.stack([image for image, _, _ in batch])
+    explain = predictor.can_explain and any(with_map for _, with_map, _ in batch)
+    found = predictor.run(images, maps=explain)
+    if not explain:
+        return [Output(*found.of(index), None) for index in range(len(batch))]
+    maps = (np.clip(found.maps, 0, 1) * 255).round().astype(np.uint8)
+    return [
+        Output(*found.of(index), maps[index] if with_map else None)
+        for index, (_, with_map, _) in enumerate(batch)
+    ]

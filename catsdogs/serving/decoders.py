@@ -48,15 +48,15 @@ _context = multiprocessing.get_context("spawn")
 
 
 class Decoders:
-    """Processes that decode photos to images of `size`×`size`; see `start`.
+    """Processes that decode photos; see `start`.
 
     One request never has them all, and requests take turns. So whatever else was sent, a photo
     waits at most for the one that is being decoded in its place.
     """
 
-    def __init__(self, size: int):
+    def __init__(self):
         self.share = min(os.cpu_count() or 1, MAX_CORES)
-        self.workers = [_Worker(size) for _ in range(self.share + 1)]
+        self.workers = [_Worker() for _ in range(self.share + 1)]
         self.idle = list(self.workers)
         self.threads = ThreadPoolExecutor(len(self.workers), "decode")  # each waits for a worker
         self.waiting: list[_Request] = []  # next is the first whose photo there is room for
@@ -69,16 +69,18 @@ class Decoders:
         for worker in self.workers:
             worker.start()
 
-    def submit(self, photos: Sequence[tuple[bytes, int]]) -> list[asyncio.Future[np.ndarray]]:
-        """Decode the photos of one request, each given as its content and its number of pixels.
+    def submit(
+        self, photos: Sequence[tuple[bytes, int]], size: int
+    ) -> list[asyncio.Future[np.ndarray]]:
+        """Decode the photos of one request to images of `size` pixels per side.
 
-        Returns a future for each, of a uint8 array (size, size, 3). The future of a photo that
-        cannot be used raises `PhotoError`.
+        Each photo is given as its content and its number of pixels. Returns a future for each, of a
+        uint8 array (size, size, 3). The future of a photo that cannot be used raises `PhotoError`.
         """
         loop = asyncio.get_running_loop()
         request, futures = _Request(deque(), 0), []
         for content, pixels in photos:
-            photo = _Photo(content, pixels, loop.create_future())
+            photo = _Photo(content, pixels, size, loop.create_future())
             futures.append(photo.future)
             if photo.memory <= MAX_MEMORY:
                 request.photos.append(photo)
@@ -152,6 +154,7 @@ class Decoders:
 class _Photo:
     content: bytes
     pixels: int
+    size: int
     future: asyncio.Future
 
     @property
@@ -176,8 +179,7 @@ class _Request:
 class _Worker:
     """A process that decodes one photo at a time, seen from the service."""
 
-    def __init__(self, size):
-        self.size = size
+    def __init__(self):
         self.process, self.connection = None, None
 
     def decode(self, photo: _Photo) -> np.ndarray:
@@ -185,7 +187,7 @@ class _Worker:
         if self.process is None or not self.process.is_alive():
             self.start()
         try:
-            self.connection.send_bytes(_ALLOWANCE.pack(photo.seconds, photo.memory + BYTES))
+            self.connection.send_bytes(_ORDER.pack(photo.size, photo.seconds, photo.memory + BYTES))
             self.connection.send_bytes(photo.content)
             if not self.connection.poll(MAX_SECONDS):
                 raise EOFError
@@ -199,7 +201,7 @@ class _Worker:
             ) from None
         kind, content = answer[:1], answer[1:]
         if kind == _DECODED:
-            return np.frombuffer(content, np.uint8).reshape(self.size, self.size, 3)
+            return np.frombuffer(content, np.uint8).reshape(photo.size, photo.size, 3)
         raise (PhotoTooLarge if kind == _TOO_LARGE else PhotoError)(content.decode())
 
     def kill(self) -> None:
@@ -210,18 +212,19 @@ class _Worker:
         if self.connection is not None:
             self.connection.close()
         self.connection, end = _context.Pipe()
-        self.process = _context.Process(target=_work, args=(end, self.size), daemon=True)
+        self.process = _context.Process(target=_work, args=(end,), daemon=True)
         self.process.start()
         end.close()  # so that either side learns of the other's end
 
 
 # --- in the process --------------------------------------------------------------------------
 
-_ALLOWANCE = struct.Struct("<dd")
+#: What comes before a photo: the size of the image, and the allowance of seconds and of bytes.
+_ORDER = struct.Struct("<idd")
 _DECODED, _REFUSED, _TOO_LARGE = b"\0", b"\1", b"\2"
 
 
-def _work(connection: Connection, size: int) -> None:
+def _work(connection: Connection) -> None:
     """Decode photos until the service closes its end of `connection`, or exists no more."""
     # These are sent to all processes of the service, which answers what was sent before it ends.
     for number in (signal.SIGINT, signal.SIGTERM):
@@ -230,7 +233,7 @@ def _work(connection: Connection, size: int) -> None:
     used = _memory_used()
     with contextlib.suppress(EOFError, OSError):
         while True:
-            seconds, memory = _ALLOWANCE.unpack(connection.recv_bytes())
+            size, seconds, memory = _ORDER.unpack(connection.recv_bytes())
             photo = connection.recv_bytes()
             with _allowance(seconds, used, memory):
                 answer = _answer(photo, size)

@@ -70,6 +70,7 @@ class Predictor:
 
     ``size``: width and height of its input images, in pixels. ``calibration``: turns probabilities
     into confidences and labels. ``facts``: the file's metadata, such as its ``name``.
+    ``has_neither``: whether the network has a score for "neither".
 
     ``predict_batch`` and ``explain_batch`` run the network on one batch; call `predict`, `explain`
     and `run`, which take any number of images. The former returns (images, 1), the probability of
@@ -82,6 +83,7 @@ class Predictor:
     explain_batch: Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]] | None = None
     calibration: Calibration = Calibration()
     facts: dict = field(default_factory=dict)
+    has_neither: bool = False
 
     @property
     def can_explain(self) -> bool:
@@ -115,6 +117,7 @@ class Predictor:
         `ValueError` for images of a different type or shape.
         """
         found = self.run(images, batch_size=batch_size, maps=True)
+        assert found.maps is not None
         return found.probabilities, found.maps
 
     def run(
@@ -129,15 +132,16 @@ class Predictor:
 
         With `flip`, the maps are those of the images as they are.
         """
-        if maps and self.explain_batch is None:
+        explain = self.explain_batch if maps else None
+        if maps and explain is None:
             raise ModelError(
                 f"the model {self.facts.get('name', '')} has no Grad-CAM: expected a .keras file, "
                 "or an .onnx file from python -m catsdogs export; its predict() works"
             )
         scores, heatmaps = [], []
         for batch in self._batches(images, batch_size):
-            if maps:
-                values, heatmap = self.explain_batch(batch)
+            if explain is not None:
+                values, heatmap = explain(batch)
                 heatmaps.append(heatmap)
             else:
                 values = self.predict_batch(batch)
@@ -369,7 +373,8 @@ def keras_predictor(
         return predict_batch(images), gradcam.gradcam(explained, images)
 
     explain = explain_batch if gradcam.is_possible(explained) else None
-    return Predictor(model.input_shape[1], predict_batch, explain, calibration, facts or {})
+    size, has_neither = model.input_shape[1], bool(named)
+    return Predictor(size, predict_batch, explain, calibration, facts or {}, has_neither)
 
 
 def recorded_calibration(path: Path) -> Calibration:
@@ -440,6 +445,7 @@ def _load_onnx(path, threads):
             # The record is newer than the file where notebook 03 ran after the export.
             _calibration_of(record.get("calibration") or facts),
             facts,
+            "neither" in names,
         ),
     )
 
@@ -477,6 +483,7 @@ def _load_litert(path, threads):
             predict_batch,
             calibration=recorded_calibration(path),
             facts={"name": name_of(path)},
+            has_neither="neither" in names,
         ),
     )
 
