@@ -145,16 +145,18 @@ def main(arguments: list[str] | None = None) -> int:
     export.add_argument(
         "--model",
         type=_not_empty,
+        action="append",
         metavar="NAME_OR_PATH",
         help="a run of your own or an included model by name, or a .keras file (default: two-conv, "
-        "which is included)",
+        "which is included); may be given several times: the page then offers a choice, and the "
+        "first is the default",
     )
     export.add_argument(
         "--output",
         type=_not_empty,
         metavar="FOLDER",
-        help="where the model files go (default: beside a model of your own; build/export for an "
-        "included one)",
+        help="where the model files go, of several models each in a folder of its name (default: "
+        "beside a model of your own; build/export for an included one)",
     )
     export.add_argument(
         "--web",
@@ -176,7 +178,7 @@ def main(arguments: list[str] | None = None) -> int:
         if chosen.command == "lab":
             return lab_command(chosen.fresh, chosen.options)
         if chosen.command == "export":
-            return export_command(chosen.model, chosen.output, chosen.web)
+            return export_command(chosen.model or (), chosen.output, chosen.web)
         return run(chosen.numbers)
     except BrokenPipeError:  # the reader of the predictions, such as `head`, has closed the pipe
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -422,26 +424,32 @@ def serve_command(
     return 2
 
 
-def export_command(model: str | None, output: str | None, web: str | None) -> int:
-    """Export the model in every format, and the static site; returns the exit status."""
-    from catsdogs.serving.models import ModelError, find_model, is_included
+def export_command(given: Sequence[str], output: str | None, web: str | None) -> int:
+    """Export the models `given` in every format, and the static site; returns the exit status."""
+    from catsdogs.serving.models import ModelError, find_model, is_included, name_of
     from catsdogs.text import printable
 
     folder = Path(web).resolve() if web else paths.PROJECT / "build" / "web"
-    files = Path(output) if output else None
+    files, written = Path(output) if output else None, []
     try:
         from catsdogs.serving import export, static_site
 
-        path = find_model(model, (".keras",))
-        if files is None:
-            files = paths.PROJECT / "build" / "export" if is_included(path) else path.parent
-        elif is_included(files / "model.onnx"):
-            raise ModelError(
-                f"{printable(paths.shown(files.resolve()))} is an included model, which is never "
-                "replaced: expected a different --output"
-            )
-        export.export_and_compare(path, files)
-        static_site.build(files / f"{path.stem}.onnx", folder)
+        found = [find_model(model, (".keras",)) for model in given or (None,)]
+        for path in found:
+            own = name_of(path) if len(found) > 1 else "."
+            if output:
+                files = Path(output) / own
+            else:
+                included = paths.PROJECT / "build" / "export" / own
+                files = included if is_included(path) else path.parent
+            if is_included(files / "model.onnx"):
+                raise ModelError(
+                    f"{printable(paths.shown(files.resolve()))} is an included model, which is "
+                    "never replaced: expected a different --output"
+                )
+            export.export_and_compare(path, files)
+            written.append(files / f"{path.stem}.onnx")
+        static_site.build(written, folder)
     except ModelError as error:
         print(error, file=sys.stderr)
         return 2

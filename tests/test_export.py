@@ -360,7 +360,7 @@ def npm(tmp_path, monkeypatch):
 def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
     folder = tmp_path / "site"
     for _ in range(2):
-        static_site.build(INCLUDED / "two-conv" / "model.onnx", folder)
+        static_site.build([INCLUDED / "two-conv" / "model.onnx"], folder)
     assert sorted(
         path.relative_to(folder).as_posix() for path in folder.rglob("*") if path.is_file()
     ) == sorted(
@@ -373,7 +373,7 @@ def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
             "resize.js",
             "start.js",
             "model.onnx",
-            "model.json",
+            "models.json",
             # No .mjs, which many web servers do not know.
             "ort/ort.wasm.min.js",
             "ort/ort-wasm-simd-threaded.js",
@@ -382,14 +382,13 @@ def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
     )
     page = (folder / "index.html").read_text()
     assert 'data-classifier="browser.js"' in page and "server.js" not in page
-    facts, calibration = (
-        json.loads((folder / "model.json").read_text()),
-        records.read(report.MODEL)["calibration"],
-    )
+    (facts,) = json.loads((folder / "models.json").read_text())["models"]
+    calibration = records.read(report.MODEL)["calibration"]
     assert (
         facts["temperature"] == pytest.approx(calibration["temperature"])
         and facts["has_map"]
         and facts["size"] == 128
+        and facts["bytes"] == (folder / "model.onnx").stat().st_size
     )
     assert (folder / "model.onnx").read_bytes() == (
         INCLUDED / "two-conv" / "model.onnx"
@@ -400,14 +399,14 @@ def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
 def test_a_package_that_is_not_the_expected_one_is_refused(tmp_path, npm, monkeypatch):
     monkeypatch.setattr(static_site, "ORT_WEB_INTEGRITY", "sha512-of-another")
     with pytest.raises(ModelError, match="checksum is not that of onnxruntime-web"):
-        static_site.build(INCLUDED / "two-conv" / "model.onnx", tmp_path / "site")
+        static_site.build([INCLUDED / "two-conv" / "model.onnx"], tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
 
 def test_a_folder_with_anything_else_is_left_alone(tmp_path, npm):
     (tmp_path / "thesis.txt").write_text("three years of work")
     with pytest.raises(ModelError, match="not an earlier build"):
-        static_site.build(INCLUDED / "two-conv" / "model.onnx", tmp_path)
+        static_site.build([INCLUDED / "two-conv" / "model.onnx"], tmp_path)
     assert (tmp_path / "thesis.txt").read_text() == "three years of work"
 
 
@@ -423,7 +422,7 @@ def test_the_static_site_is_never_written_over_the_model(tmp_path, npm, capsys):
     (mine / "page").mkdir()
     (mine / "page" / "model.onnx").write_bytes(b"somebody's own")
     with pytest.raises(ModelError, match="not an earlier build"):
-        static_site.build(INCLUDED / "two-conv" / "model.onnx", mine / "page")
+        static_site.build([INCLUDED / "two-conv" / "model.onnx"], mine / "page")
 
 
 @pytest.mark.parametrize(
@@ -443,7 +442,7 @@ def test_without_npm_the_error_says_so(tmp_path, monkeypatch, npm_does, said):
         else f"{tmp_path / 'bin'}:/bin:/usr/bin",
     )
     with pytest.raises(ModelError, match=said):
-        static_site.build(INCLUDED / "two-conv" / "model.onnx", tmp_path / "site")
+        static_site.build([INCLUDED / "two-conv" / "model.onnx"], tmp_path / "site")
     assert not (tmp_path / "site").exists()
 
 

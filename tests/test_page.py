@@ -22,10 +22,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import small_models
 from PIL import Image
 
 from catsdogs import paths
 from catsdogs.data.decode import PhotoError, decode, resize
+from catsdogs.serving import static_site
+from catsdogs.serving.predictor import load_predictor
 
 WEB = paths.PROJECT / "catsdogs" / "serving" / "web"
 CHROMIUM = Path(os.environ.get("CHROMIUM", "/usr/bin/chromium"))
@@ -213,7 +216,7 @@ def open_page(chromium):
         page.locator("#privacy", has_text="Photos").wait_for(timeout=60_000)
         return page
 
-    open_page.requests = requests
+    open_page.requests, open_page.complaints = requests, complaints
     yield open_page
     for context in contexts:
         context.close()
@@ -703,3 +706,121 @@ def test_it_fits_phones_and_desktops(server, open_page, photo, tmp_path, width, 
     assert page.evaluate("document.documentElement.scrollWidth") <= width
     assert page.get_by_text("Take a photo").is_visible() == touch
     page.screenshot(path=tmp_path / f"{width}.png", full_page=True)
+
+
+# Several networks
+
+
+@pytest.fixture(scope="session")
+def second_model(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("second") / "bright"
+    small_models.with_neither(folder)
+    return folder / "model.onnx"
+
+
+@pytest.fixture(scope="session")
+def server_of_two(exported, second_model):
+    port = free_port()
+    process = started(
+        ["catsdogs", "serve", "--port", port]
+        + ["--model", exported / "model.onnx", "--model", second_model],
+        port,
+        cwd=paths.PROJECT,
+    )
+    yield f"http://127.0.0.1:{port}/"
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(scope="session")
+def static_of_two(exported, second_model, static, tmp_path_factory):
+    site = tmp_path_factory.mktemp("two") / "site"
+    static_site.build([exported / "model.onnx", second_model], site)
+    port = free_port()
+    process = started(["http.server", port, "--bind", "127.0.0.1"], port, cwd=site)
+    yield f"http://127.0.0.1:{port}/"
+    process.terminate()
+    process.wait(20)
+
+
+@pytest.fixture(params=["server_of_two", "static_of_two"])
+def deployment_of_two(request):
+    return request.getfixturevalue(request.param)
+
+
+def test_the_page_offers_every_network_and_both_side_by_side(
+    deployment_of_two, second_model, open_page, photo
+):
+    jpeg = saved(photo, "JPEG", quality=90)
+    white = saved(Image.new("RGB", (60, 40), "white"), "PNG")
+    page = open_page(deployment_of_two)
+    first = exported_name = page.locator("#network option").first.inner_text()
+    assert page.locator("#network option").all_inner_texts() == [
+        exported_name,
+        "bright",
+        "Both, side by side",
+    ]
+    fetched = [request.url for _, request in open_page.requests]
+    assert not any(url.endswith("model1.onnx") for url in fetched)  # it was not chosen yet
+    cards = choose(page, as_file("a.jpg", jpeg), as_file("white.png", white))
+    expected = model_predicts([jpeg, white])
+    assert [probability(card) for card in cards] == pytest.approx(expected, abs=CLOSE)
+    assert page.locator(".others:visible").count() == 0
+    about = page.locator("#about").inner_text()
+
+    # Another network classifies the photos that are there already.
+    page.select_option("#network", label="bright")
+    cards = finished(page, 2)
+    predictor = load_predictor(second_model)
+    images = np.stack([decode(one, predictor.size) for one in (jpeg, white)])
+    bright = predictor.run(images)
+    assert [probability(card) for card in cards] == pytest.approx(bright.probabilities, abs=CLOSE)
+    assert cards[1].locator(".word").inner_text() == "Neither"
+    assert "Probably no cat and no dog" in cards[1].locator(".why").inner_text()
+    assert page.locator("#about").inner_text() != about
+    assert "1 neither" in page.locator("#summary").inner_text()
+
+    page.select_option("#network", label="Both, side by side")
+    cards = finished(page, 2)
+    assert [probability(card) for card in cards] == pytest.approx(expected, abs=CLOSE)
+    line = cards[1].locator(".others li")
+    assert re.fullmatch(r"bright: Neither, \d\d% confidence", line.inner_text())
+    with page.expect_download() as download:
+        page.click("#csv")
+    text = Path(download.value.path()).read_text(encoding="utf-8-sig")
+    rows = list(csv.DictReader(io.StringIO(text, newline="")))
+    assert [(row["photo"], row["network"]) for row in rows] == [
+        (name, network) for name in ("a.jpg", "white.png") for network in (first, "bright")
+    ]
+    assert [row["neither"] == "" for row in rows] == [True, False] * 2
+    assert float(rows[3]["neither"]) == pytest.approx(bright.neither[1], abs=CLOSE)
+    page.set_viewport_size({"width": 360, "height": 740})
+    assert page.evaluate("document.documentElement.scrollWidth") <= 360
+
+
+def test_a_choice_while_photos_are_classified_is_for_all_of_them(
+    static_of_two, second_model, open_page, photo
+):
+    page = open_page(static_of_two)
+    jpeg = saved(photo, "JPEG", quality=90)
+    page.set_input_files("#choose", [as_file(f"{n}.jpg", jpeg) for n in range(8)])
+    page.select_option("#network", label="bright")
+    cards = finished(page, 8)
+    (expected,) = load_predictor(second_model).predict(decode(jpeg, 48)[None])
+    assert [probability(card) for card in cards] == pytest.approx([expected] * 8, abs=CLOSE)
+    assert page.locator("#summary").inner_text().startswith("Of 8 photos")
+
+
+def test_a_network_that_cannot_be_fetched_can_be_tried_again(static_of_two, open_page, photo):
+    page = open_page(static_of_two)
+    page.route("**/model1.onnx", lambda route: route.abort())
+    page.select_option("#network", label="bright")
+    (card,) = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    assert card.get_attribute("data-state") == "failed"
+    assert "The network bright could not be loaded: model1.onnx" in card.inner_text()
+    page.unroute("**/model1.onnx")
+    card.locator(".again").click()
+    (card,) = finished(page, 1)
+    assert card.get_attribute("data-state") == "done"
+    # Chromium itself reports the request that was stopped, and the page what it could not load.
+    open_page.complaints.clear()

@@ -4,10 +4,12 @@ import base64
 import hashlib
 import json
 import os
+import re
 import shutil
 import subprocess
 import tarfile
 import tempfile
+from collections.abc import Sequence
 from pathlib import Path
 
 from catsdogs import paths
@@ -30,24 +32,31 @@ ORT_WEB_FILES = {
 _WEB = Path(__file__).parent / "web"
 
 
-def build(onnx_path: Path, folder: Path) -> None:
-    """Build the static site for the model at `onnx_path` in `folder`; any web server can serve it.
+def build(onnx_paths: Sequence[Path], folder: Path) -> None:
+    """Build the static site for the models `onnx_paths` in `folder`; any web server can serve it.
 
-    ONNX Runtime Web comes from the npm registry, through the npm command; the page itself loads
-    nothing from another site. An earlier build in `folder` is replaced once the new one is
-    complete.
+    The first model is fetched with the page, each of the others once it is chosen there. ONNX
+    Runtime Web comes from the npm registry, through the npm command; the page itself loads nothing
+    from another site. An earlier build in `folder` is replaced once the new one is complete.
 
     Raises `catsdogs.serving.predictor.ModelError` where npm is missing or fails, or `folder` holds
     anything else.
     """
-    ours = {path.name for path in _WEB.iterdir()} | {"model.json", "model.onnx", "ort"}
+    ours = {path.name for path in _WEB.iterdir()} | {"model.json", "models.json", "ort"}
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
-    if found and not {"browser.js", "model.onnx"} <= found <= ours:
+    strange = {name for name in found - ours if not re.fullmatch(r"model\d*\.onnx", name)}
+    if found and (strange or not {"browser.js", "model.onnx"} <= found):
         raise ModelError(
             f"{paths.shown(folder)} is not empty, and not an earlier build of the static site: "
             "choose a different folder, or empty it"
         )
-    predictor = load_predictor(onnx_path)
+    predictors = [load_predictor(path) for path in onnx_paths]
+    names = [str(one.facts["name"]) for one in predictors]
+    if len(set(names)) < len(names):
+        raise ModelError(
+            f"models called {', '.join(map(repr, names))}: expected names that differ, since the "
+            "page offers them by name"
+        )
     folder.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder.parent, prefix=f".{folder.name}.") as scratch:
         site = Path(scratch, "site")
@@ -58,16 +67,24 @@ def build(onnx_path: Path, folder: Path) -> None:
         page = (_WEB / "index.html").read_text(encoding="utf-8")
         page = page.replace('data-classifier="server.js"', 'data-classifier="browser.js"')
         (site / "index.html").write_text(page, encoding="utf-8")
-        shutil.copy(onnx_path, site / "model.onnx")
-        settings = {
-            "file": "model.onnx",
-            "size": predictor.size,
-            "temperature": predictor.calibration.temperature,
-            "unsure_below": predictor.calibration.unsure_below,
-            "has_map": predictor.can_explain,
-            "about": predictor.facts.get("about", ""),
-        }
-        (site / "model.json").write_text(json.dumps(settings, indent=1) + "\n", encoding="utf-8")
+        models = []
+        for index, (path, predictor) in enumerate(zip(onnx_paths, predictors)):
+            file = f"model{index or ''}.onnx"  # not the name, which may be anything
+            shutil.copy(path, site / file)
+            models.append(
+                {
+                    "name": predictor.facts["name"],
+                    "file": file,
+                    "bytes": path.stat().st_size,
+                    "size": predictor.size,
+                    "temperature": predictor.calibration.temperature,
+                    "unsure_below": predictor.calibration.unsure_below,
+                    "has_map": predictor.can_explain,
+                    "about": predictor.facts.get("about", ""),
+                }
+            )
+        listed = json.dumps({"models": models}, indent=1) + "\n"
+        (site / "models.json").write_text(listed, encoding="utf-8")
         _fetch_ort(site / "ort", Path(scratch))
         if folder.exists():
             shutil.rmtree(folder)

@@ -5,31 +5,46 @@ import { decode, PhotoError } from './decode.js';
 const { LoadError, load, importPart, address } = globalThis.parts;
 let ort;
 
-/** `about` describes the model; `classify` returns a prediction, or an `error` in words, for each file. */
+/**
+ * `models` are the networks, each with its name, its size in bytes and a description. `prepare` fetches and starts one of
+ * them, unless that has been done; `classify` returns its prediction, or an `error` in words, for each file.
+ */
 export default async function createClassifier() {
   if (!globalThis.WebAssembly) throw new LoadError('this browser has no WebAssembly, or it is turned off');
-  const settings = await loadSettings();
+  const models = await loadModels();
   await loadRuntime();
-  const model = await (await load(settings.file)).arrayBuffer();
-  const session = await started(model);
+  const sessions = new Map(); // by name: promises
+  const settingsOf = (name) => models.find((model) => model.name === name);
+  function prepare(name) {
+    if (!sessions.has(name)) {
+      const session = start(settingsOf(name).file);
+      sessions.set(name, session);
+      session.catch(() => sessions.delete(name)); // so that it can be tried again
+    }
+    return sessions.get(name);
+  }
+  await prepare(models[0].name);
   return {
-    about: settings.about,
+    models,
     privacy: 'Photos never leave this device: the network runs in your browser.',
     batchSize: 1, // so that each prediction is shown as soon as there is one
-    async classify(files) {
+    isReady: (name) => sessions.has(name),
+    prepare,
+    async classify(files, name) {
+      const session = await prepare(name);
       const predictions = [];
-      for (const file of files) predictions.push(await predict(session, settings, file));
+      for (const file of files) predictions.push(await predict(session, settingsOf(name), file));
       return predictions;
     },
   };
 }
 
-async function loadSettings() {
-  const response = await load('model.json');
+async function loadModels() {
+  const response = await load('models.json');
   try {
-    return await response.json();
+    return (await response.json()).models;
   } catch {
-    throw new LoadError('the web server sends something else in place of model.json');
+    throw new LoadError('the web server sends something else in place of models.json');
   }
 }
 
@@ -48,7 +63,8 @@ async function loadRuntime() {
   Object.assign(ort.env.wasm, { numThreads: 1, wasmPaths: { mjs: address(glue) }, wasmBinary: bytes });
 }
 
-async function started(model) {
+async function start(file) {
+  const model = await (await load(file)).arrayBuffer();
   try {
     return await ort.InferenceSession.create(model, { executionProviders: ['wasm'] });
   } catch (error) {

@@ -10,6 +10,8 @@ let queue = []; // cards, in the order in which they are classified
 let done = 0;
 let classifier = null;
 let working = false;
+let chosen = []; // the names of the networks that classify; the first is the one that is shown large
+const results = new WeakMap(); // a card's predictions, one per network: the name and the prediction
 
 /* Adding photos */
 
@@ -50,6 +52,8 @@ function enqueue(added) {
   for (const card of added) {
     card.dataset.state = 'queued';
     find('.word', card).textContent = 'Queued…';
+    find('.confidence', card).hidden = find('.why', card).hidden = find('.others', card).hidden = true;
+    find('.again', card).hidden = true;
   }
   queue.push(...added);
   find('#predictions').hidden = false;
@@ -72,7 +76,7 @@ function makeCard(file) {
   });
   image.src = URL.createObjectURL(file);
   find('.again', card).addEventListener('click', () => {
-    find('.again', card).hidden = true;
+    done -= 1;
     enqueue([card]);
   });
   return card;
@@ -85,14 +89,22 @@ async function work() {
   working = true;
   cards.setAttribute('aria-busy', 'true');
   while (queue.length) {
-    const batch = nextBatch();
+    const [batch, networks] = [nextBatch(), chosen];
     for (const card of batch) {
       card.dataset.state = 'classifying';
       find('.word', card).textContent = 'Classifying…';
     }
-    const predictions = await classify(batch.map((card) => files.get(card)));
+    const found = batch.map(() => []);
+    for (const network of networks) {
+      const predictions = await classify(batch.map((card) => files.get(card)), network);
+      predictions.forEach((prediction, index) => found[index].push({ network, prediction }));
+    }
     const shown = batch.filter((card) => card.isConnected); // the others were cleared meanwhile
-    batch.forEach((card, index) => show(card, predictions[index]));
+    if (networks !== chosen) { // a different choice was made meanwhile
+      enqueue(shown);
+      continue;
+    }
+    batch.forEach((card, index) => show(card, found[index]));
     done += shown.length;
     announce(shown);
     showProgress();
@@ -103,14 +115,26 @@ async function work() {
   showProgress();
 }
 
-async function classify(batch) {
+async function classify(batch, network) {
+  if (classifier.isReady?.(network) === false) {
+    const { bytes } = classifier.models.find((model) => model.name === network);
+    notice(`Loading the network ${network}, ${megabytes(bytes)}…`);
+    try {
+      await classifier.prepare(network);
+    } catch (error) {
+      console.error(error);
+      return batch.map(() => ({ error: `the network ${network} could not be loaded: ${error.message}`, again: true }));
+    }
+  }
   try {
-    return await classifier.classify(batch);
+    return await classifier.classify(batch, network);
   } catch (error) {
     console.error(error);
     return batch.map(() => ({ error: 'something went wrong', again: true }));
   }
 }
+
+const megabytes = (bytes) => `${(bytes / 1e6).toFixed(1)} MB`;
 
 function nextBatch() {
   const batch = [];
@@ -124,7 +148,11 @@ function nextBatch() {
 
 /* Showing the predictions */
 
-function show(card, prediction) {
+function show(card, found) {
+  results.set(card, found);
+  const [{ prediction }, ...others] = found;
+  find('.others', card).replaceChildren(...others.map(({ network, prediction: other }) => otherNetwork(network, other)));
+  find('.others', card).hidden = !others.length;
   if (prediction.error) {
     card.dataset.state = 'failed';
     find('.word', card).textContent = 'No prediction';
@@ -132,9 +160,9 @@ function show(card, prediction) {
     find('.again', card).hidden = !prediction.again;
     return;
   }
-  const { label, probability, confidence, neither } = prediction;
-  const percent = wholePercent(label === 'neither' ? neither : confidence);
-  Object.assign(card.dataset, { state: 'done', label, probability, confidence, neither: neither ?? '' });
+  const { label, probability, confidence } = prediction;
+  const percent = percentOf(prediction);
+  Object.assign(card.dataset, { state: 'done', label, probability, confidence });
   find('.word', card).textContent = WORDS[prediction.label];
   find('.percent', card).textContent = `${percent}% confidence`;
   find('.meter', card).setAttribute('aria-valuenow', percent);
@@ -149,6 +177,22 @@ function show(card, prediction) {
     find('#heatmap-choice').hidden = false;
   }
 }
+
+/** A line of a card: what a further network predicts. */
+function otherNetwork(network, prediction) {
+  const line = document.createElement('li');
+  const word = document.createElement('strong');
+  if (prediction.error) {
+    line.append(`${network}: ${prediction.error}`);
+    return line;
+  }
+  word.textContent = WORDS[prediction.label];
+  line.dataset.label = prediction.label;
+  line.append(`${network}: `, word, `, ${percentOf(prediction)}% confidence`);
+  return line;
+}
+
+const percentOf = ({ label, confidence, neither }) => wholePercent(label === 'neither' ? neither : confidence);
 
 /** Rounded down: no network is 100% certain, and a confidence just below the threshold must not look as if it reached it. */
 function wholePercent(share) {
@@ -210,7 +254,7 @@ function kind(card) {
 
 function announce(batch) {
   say(batch.length > 3 ? `${summary(batch)}.` : batch.map(
-    (card) => ['.name', '.word', '.percent', '.why'].map((part) => find(part, card).textContent).filter(Boolean).join(', '),
+    (card) => ['.name', '.word', '.percent', '.why', '.others'].map((part) => find(part, card).textContent).filter(Boolean).join(', '),
   ).join('; '));
 }
 
@@ -231,12 +275,13 @@ function toggleHeatmap() {
 }
 
 find('#csv').addEventListener('click', () => {
-  const rows = [['photo', 'label', 'probability', 'confidence', 'neither', 'error']];
+  const rows = [['photo', 'network', 'label', 'probability', 'confidence', 'neither', 'error']];
   for (const card of cards.querySelectorAll('[data-state=done], [data-state=failed]')) {
-    const { state, label, probability, confidence, neither } = card.dataset;
-    const scores = [probability, confidence, neither].map((score) => (score ? decimals(score) : ''));
-    const found = state === 'done' ? [label, ...scores, ''] : ['', '', '', '', find('.why', card).textContent];
-    rows.push([find('.name', card).textContent, ...found]);
+    for (const { network, prediction } of results.get(card)) {
+      const { label, probability, confidence, neither, error } = prediction;
+      const scores = [probability, confidence, neither].map((score) => (score == null ? '' : decimals(score)));
+      rows.push([find('.name', card).textContent, network, label ?? '', ...scores, error ? sentence(error) : '']);
+    }
   }
   // The mark in front tells spreadsheets that it is UTF-8.
   const text = '\ufeff' + rows.map((row) => `${row.map(cell).join(',')}\r\n`).join('');
@@ -265,6 +310,28 @@ find('#clear').addEventListener('click', () => {
   find('#choose').focus(); // the button that had the focus is gone
 });
 
+/* Choosing the network */
+
+function offer(models) {
+  const names = models.map((model) => model.name);
+  const options = names.map((name) => new Option(name, JSON.stringify([name])));
+  if (names.length > 1) options.push(new Option(names.length > 2 ? 'All, side by side' : 'Both, side by side', JSON.stringify(names)));
+  find('#network').replaceChildren(...options);
+  find('#choice').hidden = names.length < 2;
+  find('#network').addEventListener('change', use);
+  use();
+}
+
+/** Classifies with what is chosen, from now on and the photos that are here already. */
+function use() {
+  chosen = JSON.parse(find('#network').value);
+  const used = classifier.models.filter((model) => chosen.includes(model.name));
+  find('#about').textContent = used.map(({ name, about }) => (used.length > 1 ? `${name}: ${about}` : about)).join(' ');
+  const again = [...cards.querySelectorAll('[data-state=done], [data-state=failed]')];
+  done -= again.length;
+  if (again.length) enqueue(again);
+}
+
 /* Starting */
 
 toggleHeatmap();
@@ -272,7 +339,7 @@ find('#progress').textContent = 'Loading the network…';
 try {
   const { default: createClassifier } = await globalThis.parts.importPart(document.body.dataset.classifier, 'decode.js', 'resize.js');
   classifier = await createClassifier();
-  find('#about').textContent = classifier.about;
+  offer(classifier.models);
   find('#privacy').textContent = classifier.privacy;
   showProgress();
   work();
