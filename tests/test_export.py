@@ -372,6 +372,8 @@ def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
             "decode.js",
             "resize.js",
             "start.js",
+            "camera.js",
+            "worker.js",
             "model.onnx",
             "models.json",
             # No .mjs, which many web servers do not know.

@@ -202,8 +202,9 @@ def open_page(chromium):
         # A status other than 200 from /predict is for the page to report, and it does.
         return message.type == "error" and "/predict" not in message.location["url"]
 
-    def open_page(address, **options):
-        context = chromium.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+    def open_page(address, browser=chromium, script="", **options):
+        context = browser.new_context(**{"viewport": {"width": 1280, "height": 900}, **options})
+        context.add_init_script(script)
         contexts.append(context)
         page = context.new_page()
         page.on("request", lambda request: requests.append((address, request)))
@@ -824,3 +825,143 @@ def test_a_network_that_cannot_be_fetched_can_be_tried_again(static_of_two, open
     assert card.get_attribute("data-state") == "done"
     # Chromium itself reports the request that was stopped, and the page what it could not load.
     open_page.complaints.clear()
+
+
+# The live camera
+
+FAKE_CAMERA = "--use-fake-device-for-media-stream"
+
+
+@pytest.fixture(scope="session")
+def filmed(chromium, synthetic_data, tmp_path_factory):
+    """A browser whose camera sees synthetic photos, each for a second; and how many dogs and cats.
+
+    Chromium learns of its cameras when it starts, so it is one of its own.
+    """
+    files = sorted((synthetic_data / "PetImages").glob("*/*.jpg"))
+    probabilities = model_predicts([file.read_bytes() for file in files])
+    chosen = [files[index] for index in (np.argmin(probabilities), np.argmax(probabilities))]
+    assert probabilities.min() < 0.2 and probabilities.max() > 0.8
+    video = tmp_path_factory.mktemp("video") / "photos.mjpeg"
+    frames = [Image.open(file).convert("RGB").resize((320, 240)) for file in chosen]
+    jpegs = [saved(frame, "JPEG", quality=95) for frame in frames]
+    video.write_bytes(b"".join(jpeg * 60 for jpeg in jpegs))
+    arguments = [FAKE_CAMERA, "--use-fake-ui-for-media-stream"]
+    arguments.append(f"--use-file-for-fake-video-capture={video}")
+    browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
+    yield browser
+    browser.close()
+
+
+@pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
+def test_the_camera_shows_the_prediction_for_what_it_sees(deployment, filmed, open_page, size):
+    viewport = {"width": size[0], "height": size[1]}
+    page = open_page(deployment, filmed, viewport=viewport, permissions=["camera"])
+    page.evaluate(LONG_TASKS)
+    live = page.locator("#live")
+    assert live.is_hidden()
+    page.click("#camera")
+    for label in ("cat", "dog", "cat"):  # it sees one after the other
+        page.locator(f"#live[data-label={label}]").wait_for(timeout=30_000)
+    assert live.locator(".percent").inner_text().endswith("% confidence")
+    live.locator(".rate", has_text="predictions per second").wait_for(timeout=30_000)
+    assert int(live.locator(".rate").inner_text().split()[0]) >= 3  # on a busy machine
+    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    if "some/where" in deployment:  # a worker does the work
+        assert page.evaluate("Math.max(0, ...globalThis.longTasks)") < 300
+    drawn = page.evaluate(PIXELS_OF_THE_MAP)
+    assert drawn > 0
+
+    # A frame is frozen, and kept among the photos.
+    page.click("#freeze")
+    page.locator("#keep").wait_for()
+    page.wait_for_timeout(500)
+    before = live.get_attribute("data-probability")
+    page.wait_for_timeout(1500)
+    assert live.get_attribute("data-probability") == before
+    page.click("#keep")
+    (card,) = finished(page, 1)
+    assert probability(card) == float(before)
+    assert re.fullmatch(r"camera-\d\d-\d\d-\d\d.jpg", card.locator(".name").inner_text())
+    page.click("#freeze")
+    page.wait_for_function(
+        "before => document.querySelector('#live').dataset.probability !== before", arg=before
+    )
+    track = page.evaluate_handle("document.querySelector('video').srcObject.getTracks()[0]")
+    page.click("#stop")
+    assert live.is_hidden() and track.evaluate("track => track.readyState") == "ended"
+    assert "stopped" in page.locator("#progress").inner_text()
+
+
+LONG_TASKS = """
+    globalThis.longTasks = [];
+    new PerformanceObserver((list) => {
+      for (const task of list.getEntries()) globalThis.longTasks.push(task.duration);
+    }).observe({ entryTypes: ['longtask'] });
+"""
+PIXELS_OF_THE_MAP = """
+    (() => {
+      const canvas = document.querySelector('#live canvas');
+      const { data } = canvas.getContext('2d').getImageData(0, 0, canvas.width, canvas.height);
+      return data.filter((value, index) => index % 4 === 3 && value > 100).length;
+    })()
+"""
+
+
+def test_a_lost_camera_is_reported_and_can_be_started_again(static, filmed, open_page):
+    page = open_page(static, filmed, permissions=["camera"])
+    page.click("#camera")
+    page.locator("#live[data-state=done]").wait_for(timeout=30_000)
+    page.evaluate(
+        "document.querySelector('video').srcObject.getTracks()[0].dispatchEvent(new Event('ended'))"
+    )
+    assert page.locator("#live").is_hidden()
+    assert page.locator("#progress").inner_text() == "The camera was disconnected."
+    page.click("#camera")
+    page.locator("#live").wait_for()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "script", "said"),
+    [
+        ([FAKE_CAMERA, "--deny-permission-prompts"], "", "The camera may not be used: allow it"),
+        (["--use-fake-ui-for-media-stream"], "", "No camera was found."),
+        ([], "delete Navigator.prototype.mediaDevices", "The camera needs a secure page"),
+        (
+            [],
+            "navigator.mediaDevices.getUserMedia = () =>"
+            " Promise.reject(new DOMException('', 'NotReadableError'))",
+            "another program may be using it",
+        ),
+    ],
+)
+def test_without_a_camera_the_page_says_why(
+    chromium, server, open_page, photo, arguments, script, said
+):
+    browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
+    try:
+        page = open_page(server, browser, script)
+        page.click("#camera")
+        page.locator("#progress", has_text=said).wait_for(timeout=20_000)
+        assert page.locator("#live").is_hidden()
+        probability(choose(page, as_file("a.jpg", saved(photo, "JPEG")))[0])  # the rest works
+    finally:
+        browser.close()
+
+
+def test_one_of_several_cameras_can_be_chosen(chromium, server, open_page):
+    arguments = [f"{FAKE_CAMERA}=device-count=2", "--use-fake-ui-for-media-stream"]
+    browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
+    try:
+        page = open_page(server, browser, permissions=["camera"])
+        page.click("#camera")
+        page.locator("#live[data-state=done]").wait_for(timeout=30_000)
+        used = "document.querySelector('video').srcObject.getTracks()[0].getSettings().deviceId"
+        first = page.evaluate(used)
+        page.click("#switch")
+        page.wait_for_function(f"first => {used} !== first", arg=first)
+        page.click("#switch")
+        page.wait_for_function(f"first => {used} === first", arg=first)
+        page.click("#stop")
+    finally:
+        browser.close()

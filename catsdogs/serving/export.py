@@ -10,7 +10,7 @@ from catsdogs.backend import keras
 from catsdogs.data.dataset import Dataset, is_synthetic
 from catsdogs.data.decode import RESIZING
 from catsdogs.networks import portable
-from catsdogs.serving import litert, onnx
+from catsdogs.serving import contract, litert, onnx
 from catsdogs.serving.models import ModelError, name_of, record_beside
 from catsdogs.serving.predictor import (
     keras_predictor,
@@ -150,11 +150,11 @@ def describe(model_path: Path, model: keras.Model) -> dict[str, str]:
         "resizing": RESIZING,
         "temperature": repr(calibration.temperature),
         "unsure_below": repr(calibration.unsure_below),
-        "about": _about(model.count_params(), record),
+        "about": _about(model.count_params(), record, bool(contract.named_outputs(model))),
     }
 
 
-def _about(parameters, record):
+def _about(parameters, record, has_neither):
     about = f"A convolutional neural network with {parameters:,} parameters"
     if not record:
         about += " that classifies photos as cat or dog."
@@ -167,4 +167,6 @@ def _about(parameters, record):
                 f" Its test accuracy is {accuracy['value']:.1%} (95% CI {accuracy['low']:.1%} to "
                 f"{accuracy['high']:.1%}, n = {test['photos']:,})."
             )
+    if has_neither:
+        return about + ' A photo without a cat or a dog is "neither", where it can tell.'
     return about + " It knows nothing else: shown a chair, it still predicts cat or dog."

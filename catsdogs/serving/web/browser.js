@@ -1,9 +1,10 @@
-/** The classifier of the static site: ONNX Runtime Web runs the network in the browser, and no photo leaves the device. */
+/** The classifier of the static site: the networks run in the browser, in worker.js, and no photo leaves the device. */
 
-import { decode, PhotoError } from './decode.js';
+const { LoadError, load, diagnose, address } = globalThis.parts;
 
-const { LoadError, load, importPart, address } = globalThis.parts;
-let ort;
+const RUNTIME = 'ort/ort.wasm.min.js';
+const GLUE = 'ort/ort-wasm-simd-threaded.js';
+const BINARY = 'ort/ort-wasm-simd-threaded.wasm';
 
 /**
  * `models` are the networks, each with its name, its size in bytes and a description. `prepare` fetches and starts one of
@@ -12,29 +13,28 @@ let ort;
 export default async function createClassifier() {
   if (!globalThis.WebAssembly) throw new LoadError('this browser has no WebAssembly, or it is turned off');
   const models = await loadModels();
-  await loadRuntime();
-  const sessions = new Map(); // by name: promises
+  const ask = startWorker();
+  await startRuntime(ask);
+  const started = new Map(); // by the network's name: promises
   const settingsOf = (name) => models.find((model) => model.name === name);
   function prepare(name) {
-    if (!sessions.has(name)) {
-      const session = start(settingsOf(name).file);
-      sessions.set(name, session);
-      session.catch(() => sessions.delete(name)); // so that it can be tried again
+    if (!started.has(name)) {
+      const starting = startNetwork(ask, settingsOf(name));
+      started.set(name, starting);
+      starting.catch(() => started.delete(name)); // so that it can be tried again
     }
-    return sessions.get(name);
+    return started.get(name);
   }
   await prepare(models[0].name);
   return {
     models,
     privacy: 'Photos never leave this device: the network runs in your browser.',
     batchSize: 1, // so that each prediction is shown as soon as there is one
-    isReady: (name) => sessions.has(name),
+    isReady: (name) => started.has(name),
     prepare,
     async classify(files, name) {
-      const session = await prepare(name);
-      const predictions = [];
-      for (const file of files) predictions.push(await predict(session, settingsOf(name), file));
-      return predictions;
+      await prepare(name);
+      return Promise.all(files.map((file) => ask('classify', { settings: settingsOf(name), file })));
     },
   };
 }
@@ -48,61 +48,51 @@ async function loadModels() {
   }
 }
 
-/** ONNX Runtime Web. Its modules are named .js and its WebAssembly is fetched here: many servers know no .mjs and .wasm. */
-async function loadRuntime() {
-  const glue = 'ort/ort-wasm-simd-threaded.js';
-  const binary = 'ort/ort-wasm-simd-threaded.wasm';
-  ort = await importPart('ort/ort.wasm.min.js');
-  await importPart(glue); // ONNX Runtime imports it again, but would not say why it cannot
-  const bytes = new Uint8Array(await (await load(binary)).arrayBuffer());
-  if (String.fromCharCode(...bytes.subarray(0, 4)) !== '\0asm') {
-    throw new LoadError(`the web server sends something else in place of ${binary}`);
-  }
-  // More threads would need shared memory, which browsers grant only to pages served with headers that most web servers
-  // do not send.
-  Object.assign(ort.env.wasm, { numThreads: 1, wasmPaths: { mjs: address(glue) }, wasmBinary: bytes });
+/** A function that has the worker do a task, and returns its result. */
+function startWorker() {
+  const worker = new Worker(address('worker.js'), { type: 'module' });
+  const waiting = new Map(); // by the message's id
+  let last = 0;
+  let broken = null;
+  worker.onmessage = ({ data: { id, result, failure, part } }) => {
+    const { resolve, reject } = waiting.get(id);
+    waiting.delete(id);
+    if (failure === undefined) resolve(result);
+    else reject(Object.assign(new Error(failure), { part }));
+  };
+  worker.onerror = (event) => {
+    event.preventDefault(); // the page says it
+    broken = new Error(event.message || 'no reason given');
+    for (const { reject } of waiting.values()) reject(broken);
+    waiting.clear();
+  };
+  return (task, given, transferred = []) => new Promise((resolve, reject) => {
+    if (broken) return reject(broken);
+    waiting.set(last += 1, { resolve, reject });
+    return worker.postMessage({ id: last, task, given }, transferred);
+  });
 }
 
-async function start(file) {
+/** ONNX Runtime Web. Its modules are named .js and its WebAssembly is fetched here: many servers know no .mjs and .wasm. */
+async function startRuntime(ask) {
+  const binary = await (await load(BINARY)).arrayBuffer();
+  if (String.fromCharCode(...new Uint8Array(binary, 0, 4)) !== '\0asm') {
+    throw new LoadError(`the web server sends something else in place of ${BINARY}`);
+  }
+  try {
+    await ask('startRuntime', { runtime: address(RUNTIME), glue: address(GLUE), binary }, [binary]);
+  } catch (error) {
+    const part = [RUNTIME, GLUE].find((name) => address(name) === error.part);
+    await diagnose(error, ...(part ? [part] : ['worker.js', 'decode.js', 'resize.js']));
+  }
+}
+
+async function startNetwork(ask, { name, file }) {
   const model = await (await load(file)).arrayBuffer();
   try {
-    return await ort.InferenceSession.create(model, { executionProviders: ['wasm'] });
+    await ask('startNetwork', { name, model }, [model]);
   } catch (error) {
     console.error(error);
     throw new LoadError(`this browser could not start the network (${error.message})`);
   }
-}
-
-async function predict(session, settings, file) {
-  try {
-    const pixels = await decode(file, settings.size);
-    const photos = new ort.Tensor('uint8', pixels, [1, settings.size, settings.size, 3]);
-    const outputs = await session.run({ photos });
-    const neither = outputs.neither?.data[0] ?? null;
-    return { ...calibrated(outputs.probability.data[0], neither, settings), map: settings.has_map ? toMap(outputs.map) : null };
-  } catch (error) {
-    if (error instanceof PhotoError) return { error: error.message };
-    console.error(error);
-    return { error: 'this browser could not run the network: it may have run out of memory', again: true };
-  }
-}
-
-/**
- * Label and confidence for a `probability` of dog and, unless null, a score for `neither`, as catsdogs/analysis/calibration.py computes them: temperature scaling
- * divides the logit by `temperature`, fitted on the validation set, so that of the predictions with 90% confidence, about
- * 90% are correct. Above 1, it makes an overconfident network less confident; below 1, an underconfident one more.
- */
-function calibrated(probability, neither, { temperature, unsure_below: unsureBelow }) {
-  const p = Math.min(Math.max(probability, 1e-7), 1 - 1e-7);
-  const scaled = 1 / (1 + Math.exp(-Math.log(p / (1 - p)) / temperature));
-  const confidence = Math.max(scaled, 1 - scaled);
-  const likelier = probability >= 0.5 ? 'dog' : 'cat';
-  const label = neither >= 0.5 ? 'neither' : confidence < unsureBelow ? 'unsure' : likelier;
-  return { label, probability, confidence, neither };
-}
-
-/** The Grad-CAM map, 0 to 1, in the form that the server sends: 0 to 255. */
-function toMap({ dims, data }) {
-  const [, height, width] = dims;
-  return { width, height, values: Array.from(data, (value) => Math.round(value * 255)) };
 }

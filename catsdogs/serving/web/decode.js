@@ -62,9 +62,7 @@ function refuseTooManyPixels({ width = 0, height = 0 }) {
 function toRgb(bitmap) {
   const { width, height } = bitmap;
   const rgb = new Uint8Array(width * height * 3);
-  const canvas = document.createElement('canvas');
-  canvas.width = Math.min(width, TILE);
-  canvas.height = Math.min(height, TILE);
+  const canvas = new OffscreenCanvas(Math.min(width, TILE), Math.min(height, TILE)); // there is no document in a worker
   const context = canvas.getContext('2d', { willReadFrequently: true });
   context.imageSmoothingEnabled = false;
   context.fillStyle = 'white';

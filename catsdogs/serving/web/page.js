@@ -1,10 +1,13 @@
 /** The page: takes photos, passes them to a classifier (server.js or browser.js), shows the predictions. */
 
+import createCamera from './camera.js';
+
 const WORDS = { cat: 'Cat', dog: 'Dog', neither: 'Neither', unsure: 'Unsure' };
 const BYTES_PER_BATCH = 20_000_000;
 
 const find = (selector, root = document) => root.querySelector(selector);
 const cards = find('#cards');
+const live = find('#live');
 const files = new WeakMap(); // a card's file
 let queue = []; // cards, in the order in which they are classified
 let done = 0;
@@ -94,11 +97,7 @@ async function work() {
       card.dataset.state = 'classifying';
       find('.word', card).textContent = 'Classifying…';
     }
-    const found = batch.map(() => []);
-    for (const network of networks) {
-      const predictions = await classify(batch.map((card) => files.get(card)), network);
-      predictions.forEach((prediction, index) => found[index].push({ network, prediction }));
-    }
+    const found = await predict(batch.map((card) => files.get(card)), networks);
     const shown = batch.filter((card) => card.isConnected); // the others were cleared meanwhile
     if (networks !== chosen) { // a different choice was made meanwhile
       enqueue(shown);
@@ -113,6 +112,16 @@ async function work() {
   done = 0;
   cards.removeAttribute('aria-busy');
   showProgress();
+}
+
+/** For each file, what each of `networks` predicts: its name and the prediction. */
+async function predict(batch, networks) {
+  const found = batch.map(() => []);
+  for (const network of networks) {
+    const predictions = await classify(batch, network);
+    predictions.forEach((prediction, index) => found[index].push({ network, prediction }));
+  }
+  return found;
 }
 
 async function classify(batch, network) {
@@ -157,14 +166,15 @@ function show(card, found) {
     card.dataset.state = 'failed';
     find('.word', card).textContent = 'No prediction';
     explain(card, sentence(prediction.error));
-    find('.again', card).hidden = !prediction.again;
+    if (card !== live) find('.again', card).hidden = !prediction.again; // the next frame is tried in any case
     return;
   }
   const { label, probability, confidence } = prediction;
   const percent = percentOf(prediction);
   Object.assign(card.dataset, { state: 'done', label, probability, confidence });
   find('.word', card).textContent = WORDS[prediction.label];
-  find('.percent', card).textContent = `${percent}% confidence`;
+  const by = others.length ? ` (${found[0].network})` : '';
+  find('.percent', card).textContent = `${percent}% confidence${by}`;
   find('.meter', card).setAttribute('aria-valuenow', percent);
   find('.meter', card).setAttribute('aria-valuetext', `${percent}% confidence`);
   find('.meter', card).style.setProperty('--percent', percent);
@@ -174,7 +184,7 @@ function show(card, found) {
   else explain(card, label === 'neither' ? `Probably no cat and no dog. If it is one, more likely a ${likelier}.` : '');
   if (prediction.map) {
     drawHeatmap(find('canvas', card), prediction.map);
-    find('#heatmap-choice').hidden = false;
+    if (card !== live) find('#heatmap-choice').hidden = false;
   }
 }
 
@@ -331,6 +341,23 @@ function use() {
   done -= again.length;
   if (again.length) enqueue(again);
 }
+
+/* The camera */
+
+const camera = createCamera({
+  live,
+  predict: async (file) => (await predict([file], chosen))[0],
+  show(found) {
+    const before = live.dataset.label;
+    show(live, found);
+    if (live.dataset.label !== before) say(find('.word', live).textContent); // several times a second would be too much
+  },
+  keep: (file) => add([file]),
+  say: notice,
+});
+find('#camera').addEventListener('click', () => {
+  if (classifier) camera.start();
+});
 
 /* Starting */
 

@@ -33,23 +33,28 @@ async function importPart(name, ...needed) {
   try {
     return await import(address(name));
   } catch (error) {
-    for (const part of [name, ...needed]) {
-      const type = (await load(part)).headers.get('Content-Type') ?? 'a file of unknown type';
-      if (!/\b(java|ecma)script\b/i.test(type)) {
-        throw new LoadError(`the web server sends ${part} as ${type}, and browsers run text/javascript only`);
-      }
-    }
-    throw new LoadError(`this browser could not run ${name} (${error.message})`);
+    return diagnose(error, name, ...needed);
   }
 }
 
-globalThis.parts = { LoadError, load, importPart, address };
+/** Raises the reason why the module `name` could not be imported, which ended in `error`. */
+async function diagnose(error, name, ...needed) {
+  for (const part of [name, ...needed]) {
+    const type = (await load(part)).headers.get('Content-Type') ?? 'a file of unknown type';
+    if (!/\b(java|ecma)script\b/i.test(type)) {
+      throw new LoadError(`the web server sends ${part} as ${type}, and browsers run text/javascript only`);
+    }
+  }
+  throw new LoadError(`this browser could not run ${name} (${error.message})`);
+}
+
+globalThis.parts = { LoadError, load, importPart, diagnose, address };
 
 if (location.protocol === 'file:') {
   fail('This page was opened as a file, and browsers run it from a web server only. '
     + 'In its folder, run python -m http.server, and open http://localhost:8000.');
 } else {
-  importPart('page.js').catch((error) => {
+  importPart('page.js', 'camera.js').catch((error) => {
     console.error(error);
     fail(`The page could not be loaded: ${error.message}.`);
   });
