@@ -376,6 +376,11 @@ def test_the_static_site_is_complete_and_is_replaced_as_a_whole(tmp_path, npm):
             "worker.js",
             "model.onnx",
             "models.json",
+            "manifest.webmanifest",
+            "sw.js",
+            "icon-192.png",
+            "icon-512.png",
+            "icon-maskable.png",
             # No .mjs, which many web servers do not know.
             "ort/ort.wasm.min.js",
             "ort/ort-wasm-simd-threaded.js",

@@ -27,7 +27,7 @@ from PIL import Image
 
 from catsdogs import paths
 from catsdogs.data.decode import PhotoError, decode, resize
-from catsdogs.serving import static_site
+from catsdogs.serving import static_site, web_app
 from catsdogs.serving.predictor import load_predictor
 
 WEB = paths.PROJECT / "catsdogs" / "serving" / "web"
@@ -813,7 +813,7 @@ def test_a_choice_while_photos_are_classified_is_for_all_of_them(
 
 
 def test_a_network_that_cannot_be_fetched_can_be_tried_again(static_of_two, open_page, photo):
-    page = open_page(static_of_two)
+    page = open_page(static_of_two, service_workers="block")  # a route sees no request of theirs
     page.route("**/model1.onnx", lambda route: route.abort())
     page.select_option("#network", label="bright")
     (card,) = choose(page, as_file("a.jpg", saved(photo, "JPEG")))
@@ -965,3 +965,138 @@ def test_one_of_several_cameras_can_be_chosen(chromium, server, open_page):
         page.click("#stop")
     finally:
         browser.close()
+
+
+# The web app
+
+
+@pytest.fixture
+def own_site(site, tmp_path):
+    """A copy of the static site that the test may change, and its address."""
+    copy = tmp_path / "site"
+    shutil.copytree(site, copy)
+    with odd_server(copy) as address:
+        yield copy, address
+
+
+def controlled(page):
+    """Wait until the service worker has all files and answers for the page."""
+    page.evaluate("navigator.serviceWorker.ready")
+    page.wait_for_function("navigator.serviceWorker.controller !== null", timeout=60_000)
+
+
+def test_the_site_can_be_installed(own_site, open_page):
+    folder, address = own_site
+    page = open_page(address)
+    link = page.locator("link[rel=manifest]").get_attribute("href")
+    manifest = json.loads((folder / link).read_text())
+    assert manifest["name"] and manifest["display"] == "standalone"
+    assert manifest["start_url"] == manifest["scope"] == "./"
+    sizes = set()
+    for icon in manifest["icons"]:
+        image = Image.open(folder / icon["src"])
+        assert icon["type"] == "image/png" and icon["sizes"] == f"{image.width}x{image.height}"
+        sizes.add((image.width, icon["purpose"]))
+        pixels = np.asarray(image.convert("RGB"))
+        assert len(np.unique(pixels.reshape(-1, 3), axis=0)) > 2
+    assert {(192, "any"), (512, "any"), (512, "maskable")} <= sizes
+    client = page.context.new_cdp_session(page)
+    assert client.send("Page.getAppManifest")["errors"] == []
+    controlled(page)
+    found = client.send("Page.getInstallabilityErrors")["installabilityErrors"]
+    assert [one["errorId"] for one in found] == ["in-incognito"]  # as every context of a test is
+
+
+def test_after_one_visit_it_works_offline(own_site, open_page, photo):
+    folder, address = own_site
+    page = open_page(address)
+    controlled(page)
+    page.context.set_offline(True)
+    page.goto(address)
+    page.locator("#privacy", has_text="Photos").wait_for(timeout=60_000)
+    jpeg = saved(photo, "JPEG", quality=90)
+    (card,) = choose(page, as_file("a.jpg", jpeg))
+    assert probability(card) == pytest.approx(model_predicts([jpeg])[0], abs=CLOSE)
+    other = page.context.new_page()  # as from the home screen
+    other.goto(address + "index.html?from=home")
+    other.locator("#privacy", has_text="Photos").wait_for(timeout=60_000)
+
+
+def another_version(folder, about):
+    """What `catsdogs export` would write for a model of a different description."""
+    listed = json.loads((folder / "models.json").read_text())
+    listed["models"][0]["about"] = about
+    (folder / "models.json").write_text(json.dumps(listed))
+    shutil.copy(WEB / "sw.js", folder)
+    web_app.write(folder)
+
+
+def test_a_new_version_replaces_the_old_one_as_a_whole(own_site, open_page, photo):
+    folder, address = own_site
+    page = open_page(address)
+    controlled(page)
+    first = page.locator("#about").inner_text()
+    assert page.locator("#version").is_hidden()
+    another_version(folder, "The second version.")
+    page.goto(address)
+    page.locator("#version").wait_for(timeout=30_000)
+    assert page.locator("#about").inner_text() == first  # not a mix
+    with page.expect_navigation():
+        page.click("#version button")
+    page.locator("#about", has_text="The second version.").wait_for(timeout=60_000)
+    assert page.locator("#version").is_hidden()
+    names = page.evaluate("caches.keys()")
+    assert len(names) == 1  # the old one is gone
+    probability(choose(page, as_file("a.jpg", saved(photo, "JPEG")))[0])
+
+
+def test_a_version_that_is_being_uploaded_is_not_used(own_site, open_page):
+    folder, address = own_site
+    page = open_page(address)
+    controlled(page)
+    first, listed = page.locator("#about").inner_text(), (folder / "models.json").read_text()
+    another_version(folder, "The second version.")
+    (folder / "models.json").write_text(listed)  # this one has not arrived yet
+    page.goto(address)
+    page.locator("#privacy", has_text="Photos").wait_for(timeout=60_000)
+    page.wait_for_timeout(2000)
+    assert page.locator("#version").is_hidden()
+    assert page.locator("#about").inner_text() == first
+    page.context.set_offline(True)
+    page.goto(address)
+    page.locator("#privacy", has_text="Photos").wait_for(timeout=60_000)
+
+
+def test_the_size_is_stated_before_it_is_fetched(own_site, chromium):
+    folder, address = own_site
+    needed = [*(folder / "ort").iterdir(), folder / "model.onnx"]
+    size = sum(path.stat().st_size for path in needed)
+    with chromium.new_context(service_workers="block") as context:
+        page = context.new_page()
+        held = []
+        page.route("**/*.wasm", lambda route: held.append(route))
+        page.goto(address)
+        text = f"Loading the network, {size / 1e6:.1f} MB…"
+        page.locator("#progress", has_text=text).wait_for(timeout=30_000)
+        page.wait_for_timeout(1000)
+        assert len(held) == 1
+        for route in held:
+            route.continue_()
+        page.locator("#privacy", has_text="Photos").wait_for(timeout=60_000)
+
+
+def test_a_network_that_was_chosen_once_works_offline(static_of_two, open_page, photo):
+    page = open_page(static_of_two)
+    controlled(page)
+    names = page.evaluate(
+        "caches.keys().then(([name]) => caches.open(name))"
+        ".then((cache) => cache.keys()).then((all) => all.map((one) => one.url))"
+    )
+    assert not any(name.endswith("model1.onnx") for name in names)
+    page.select_option("#network", label="bright")
+    choose(page, as_file("a.jpg", saved(photo, "JPEG")))
+    page.context.set_offline(True)
+    page.goto(static_of_two)
+    page.locator("#privacy", has_text="Photos").wait_for(timeout=60_000)
+    page.select_option("#network", label="bright")
+    probability(choose(page, as_file("a.jpg", saved(photo, "JPEG")))[0])

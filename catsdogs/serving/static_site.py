@@ -1,4 +1,4 @@
-"""Build the static site: the web page with the ONNX model, which runs in the visitor's browser."""
+"""Build the static site: the web page with ONNX models, which run in the visitor's browser."""
 
 import base64
 import hashlib
@@ -13,6 +13,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from catsdogs import paths
+from catsdogs.serving import web_app
 from catsdogs.serving.predictor import ModelError, load_predictor
 
 #: ONNX Runtime Web, as the npm registry names it, and the checksum of its package in npm's form.
@@ -30,6 +31,10 @@ ORT_WEB_FILES = {
 }
 
 _WEB = Path(__file__).parent / "web"
+_LINKS = (
+    '<link rel="manifest" href="manifest.webmanifest">\n  '
+    '<link rel="apple-touch-icon" href="icon-192.png">\n  '
+)
 
 
 def build(onnx_paths: Sequence[Path], folder: Path) -> None:
@@ -43,6 +48,7 @@ def build(onnx_paths: Sequence[Path], folder: Path) -> None:
     anything else.
     """
     ours = {path.name for path in _WEB.iterdir()} | {"model.json", "models.json", "ort"}
+    ours |= set(web_app.FILES)
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
     strange = {name for name in found - ours if not re.fullmatch(r"model\d*\.onnx", name)}
     if found and (strange or not {"browser.js", "model.onnx"} <= found):
@@ -66,6 +72,7 @@ def build(onnx_paths: Sequence[Path], folder: Path) -> None:
                 shutil.copy(path, site)
         page = (_WEB / "index.html").read_text(encoding="utf-8")
         page = page.replace('data-classifier="server.js"', 'data-classifier="browser.js"')
+        page = page.replace('<link rel="stylesheet"', f'{_LINKS}<link rel="stylesheet"')
         (site / "index.html").write_text(page, encoding="utf-8")
         models = []
         for index, (path, predictor) in enumerate(zip(onnx_paths, predictors)):
@@ -83,9 +90,12 @@ def build(onnx_paths: Sequence[Path], folder: Path) -> None:
                     "about": predictor.facts.get("about", ""),
                 }
             )
-        listed = json.dumps({"models": models}, indent=1) + "\n"
-        (site / "models.json").write_text(listed, encoding="utf-8")
         _fetch_ort(site / "ort", Path(scratch))
+        # What a visitor waits for the first time; the page says it before it is fetched.
+        size = sum(path.stat().st_size for path in (*(site / "ort").iterdir(), onnx_paths[0]))
+        listed = json.dumps({"bytes": size, "models": models}, indent=1) + "\n"
+        (site / "models.json").write_text(listed, encoding="utf-8")
+        web_app.write(site, tuple(model["file"] for model in models[1:]))
         if folder.exists():
             shutil.rmtree(folder)
         os.replace(site, folder)

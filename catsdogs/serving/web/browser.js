@@ -10,9 +10,11 @@ const BINARY = 'ort/ort-wasm-simd-threaded.wasm';
  * `models` are the networks, each with its name, its size in bytes and a description. `prepare` fetches and starts one of
  * them, unless that has been done; `classify` returns its prediction, or an `error` in words, for each file.
  */
-export default async function createClassifier() {
+export default async function createClassifier(say) {
+  keepForOffline();
   if (!globalThis.WebAssembly) throw new LoadError('this browser has no WebAssembly, or it is turned off');
-  const models = await loadModels();
+  const { models, bytes } = await loadModels();
+  say(`Loading the network, ${(bytes / 1e6).toFixed(1)} MB…`);
   const ask = startWorker();
   await startRuntime(ask);
   const started = new Map(); // by the network's name: promises
@@ -39,10 +41,36 @@ export default async function createClassifier() {
   };
 }
 
+/** Has the service worker keep this version of the site, and offers a new one where there is. */
+async function keepForOffline() {
+  const workers = navigator.serviceWorker;
+  if (!workers) return; // an insecure page, or a private window
+  const replaced = Boolean(workers.controller);
+  workers.addEventListener('controllerchange', () => {
+    if (replaced) location.reload();
+  });
+  try {
+    const registration = await workers.register(address('sw.js'));
+    const offer = () => {
+      const { waiting } = registration;
+      if (!waiting || !workers.controller) return;
+      const notice = document.querySelector('#version');
+      notice.hidden = false;
+      notice.querySelector('button').onclick = () => waiting.postMessage('replace');
+    };
+    offer();
+    registration.addEventListener('updatefound', () => {
+      registration.installing.addEventListener('statechange', offer);
+    });
+  } catch (error) {
+    console.warn(error); // without it, the page works as long as there is a network
+  }
+}
+
 async function loadModels() {
   const response = await load('models.json');
   try {
-    return (await response.json()).models;
+    return await response.json();
   } catch {
     throw new LoadError('the web server sends something else in place of models.json');
   }

@@ -365,7 +365,7 @@ toggleHeatmap();
 find('#progress').textContent = 'Loading the network…';
 try {
   const { default: createClassifier } = await globalThis.parts.importPart(document.body.dataset.classifier, 'decode.js', 'resize.js');
-  classifier = await createClassifier();
+  classifier = await createClassifier((text) => { find('#progress').textContent = text; });
   offer(classifier.models);
   find('#privacy').textContent = classifier.privacy;
   showProgress();
