@@ -687,6 +687,18 @@ def _other_address():
     return found if found != "127.0.0.1" else "127.0.0.2"
 
 
+def test_the_client_in_the_readme_works(service, photos, tmp_path, monkeypatch):
+    text = (paths.PROJECT / "README.md").read_text(encoding="utf-8")
+    (code,) = re.findall(r"```python\n(import json\n.*?)```", text, re.DOTALL)
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "photo.jpg").write_bytes(photos[0])
+    names = {}
+    exec(code.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}"), names)
+    found = names["predict"]("photo.jpg")
+    assert found["label"] == service.predict(photos[0])[1]["photos"][0]["label"]
+    assert set(found) >= {"label", "probability", "confidence"}
+
+
 # --- several models -------------------------------------------------------------------------------
 
 
