@@ -149,6 +149,8 @@ def test_the_teacher_has_not_seen_the_photos_it_predicts(monkeypatch):
 
 def test_crops_grow_to_their_full_size_which_the_last_epochs_have():
     sizes = [progressive.crop_size(epoch, 45, 64, 128) for epoch in range(45)]
+    assert 0.55 < progressive.share_of_time(45, 64, 128) < 0.7
+    assert progressive.share_of_time(3, 128, 128) == progressive.share_of_time(3, 256, 128) == 1
     assert sizes[0] == 64 and sizes == sorted(sizes) and set(sizes) == {64, 80, 96, 112, 128}
     assert sizes.count(128) >= 9
     assert [progressive.crop_size(epoch, 4, 128, 128) for epoch in range(4)] == [128] * 4

@@ -17,7 +17,7 @@ from catsdogs.training.batches import Batches
 from catsdogs.training.checkpoint import Checkpoint, EMAWeights, run_key
 from catsdogs.training.hyperparameters import VALIDATION_BATCH_SIZE, validate
 from catsdogs.training.live import LiveCurves, estimate_seconds
-from catsdogs.training.progressive import ProgressiveResizing
+from catsdogs.training.progressive import ProgressiveResizing, share_of_time
 
 #: The baseline, a recipe that many repositories share: plain Adam, and the last epoch is kept.
 BASELINE = dict(
@@ -257,9 +257,12 @@ def fit(
         metrics=["accuracy" if targets is None else soft_labels.Accuracy()],
         jit_compile=backend.jit_compile(),
     )
-    time = duration(estimate_seconds(model, batches, p["EPOCHS"], val))
+    seconds = estimate_seconds(model, batches, p["EPOCHS"], val)
+    if "FIRST_CROP_SIZE" in p:
+        last = p.get("CROP_SIZE", p["IMAGE_SIZE"])
+        seconds *= share_of_time(p["EPOCHS"], p["FIRST_CROP_SIZE"], last)
     where = f"{backend.device()}, Keras on {backend.name()}, {p['PRECISION']}"
-    print(f"{where}: about {time} for {p['EPOCHS']} epochs")
+    print(f"{where}: about {duration(seconds)} for {p['EPOCHS']} epochs")
 
     name = f"{key}-{p['PRECISION']}"
     checkpoint = Checkpoint(name, batches, resume=resume, keep=p.get("KEEP", "best"))

@@ -39,6 +39,15 @@ class ProgressiveResizing(keras.callbacks.Callback):
         self.model.make_train_function(force=True)
 
 
+def share_of_time(epochs: int, first: int, last: int) -> float:
+    """The time that `epochs` of growing crops take, as a share of that with crops of `last` pixels.
+
+    A step takes time in proportion to the pixels.
+    """
+    sizes = [crop_size(epoch, epochs, first, last) for epoch in range(epochs)]
+    return sum((size / last) ** 2 for size in sizes) / epochs
+
+
 def crop_size(epoch: int, epochs: int, first: int, last: int) -> int:
     """Pixels per side of the crops in `epoch`, counted from 0, of `epochs`: linear, then `last`."""
     share = epoch / (GROWING * epochs)
