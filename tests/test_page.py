@@ -823,6 +823,7 @@ def test_a_network_that_cannot_be_fetched_can_be_tried_again(static_of_two, open
     card.locator(".again").click()
     (card,) = finished(page, 1)
     assert card.get_attribute("data-state") == "done"
+    page.wait_for_function("document.querySelector('#progress').textContent === ''")
     # Chromium itself reports the request that was stopped, and the page what it could not load.
     open_page.complaints.clear()
 

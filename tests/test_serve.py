@@ -740,6 +740,10 @@ def test_one_service_runs_several_models(two_models, photos):
     )
     status, refused = service.predict(photos[0], path="/predict?model=three")
     assert status == 404 and refused["detail"].endswith("expected two-conv, bright")
+    # Even where the request is large, and its response would come before its end.
+    large = [bytes(15_000_000)] * 3
+    status, refused = service.predict(*large, path="/predict?model=three")
+    assert status == 404 and "'three'" in refused["detail"]
 
 
 def test_requests_to_two_models_are_not_mixed_up(two_models, photos):

@@ -64,6 +64,13 @@ function enqueue(added) {
   work();
 }
 
+/** Of cards that were classified already. */
+function enqueueAgain(some) {
+  if (!some.length) return;
+  done = Math.max(0, done - some.length); // they may be from before this count began
+  enqueue(some);
+}
+
 function makeCard(file) {
   const card = find('#card').content.firstElementChild.cloneNode(true);
   const image = find('img', card);
@@ -78,10 +85,7 @@ function makeCard(file) {
     find('.no-photo', card).hidden = false;
   });
   image.src = URL.createObjectURL(file);
-  find('.again', card).addEventListener('click', () => {
-    done -= 1;
-    enqueue([card]);
-  });
+  find('.again', card).addEventListener('click', () => enqueueAgain([card]));
   return card;
 }
 
@@ -100,7 +104,7 @@ async function work() {
     const found = await predict(batch.map((card) => files.get(card)), networks);
     const shown = batch.filter((card) => card.isConnected); // the others were cleared meanwhile
     if (networks !== chosen) { // a different choice was made meanwhile
-      enqueue(shown);
+      if (shown.length) enqueue(shown);
       continue;
     }
     batch.forEach((card, index) => show(card, found[index]));
@@ -130,6 +134,7 @@ async function classify(batch, network) {
     notice(`Loading the network ${network}, ${megabytes(bytes)}…`);
     try {
       await classifier.prepare(network);
+      showProgress();
     } catch (error) {
       console.error(error);
       return batch.map(() => ({ error: `the network ${network} could not be loaded: ${error.message}`, again: true }));
@@ -164,6 +169,8 @@ function show(card, found) {
   find('.others', card).hidden = !others.length;
   if (prediction.error) {
     card.dataset.state = 'failed';
+    find('.confidence', card).hidden = true;
+    find('canvas', card).width = 0;
     find('.word', card).textContent = 'No prediction';
     explain(card, sentence(prediction.error));
     if (card !== live) find('.again', card).hidden = !prediction.again; // the next frame is tried in any case
@@ -185,7 +192,7 @@ function show(card, found) {
   if (prediction.map) {
     drawHeatmap(find('canvas', card), prediction.map);
     if (card !== live) find('#heatmap-choice').hidden = false;
-  }
+  } else find('canvas', card).width = 0; // that of another network
 }
 
 /** A line of a card: what a further network predicts. */
@@ -337,9 +344,7 @@ function use() {
   chosen = JSON.parse(find('#network').value);
   const used = classifier.models.filter((model) => chosen.includes(model.name));
   find('#about').textContent = used.map(({ name, about }) => (used.length > 1 ? `${name}: ${about}` : about)).join(' ');
-  const again = [...cards.querySelectorAll('[data-state=done], [data-state=failed]')];
-  done -= again.length;
-  if (again.length) enqueue(again);
+  enqueueAgain([...cards.querySelectorAll('[data-state=done], [data-state=failed]')]);
 }
 
 /* The camera */
