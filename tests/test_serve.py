@@ -687,14 +687,16 @@ def _other_address():
     return found if found != "127.0.0.1" else "127.0.0.2"
 
 
-def test_the_client_in_the_readme_works(service, photos, tmp_path, monkeypatch):
+def test_the_client_in_the_readme_works(service, photos, tmp_path):
     text = (paths.PROJECT / "README.md").read_text(encoding="utf-8")
     (code,) = re.findall(r"```python\n(import json\n.*?)```", text, re.DOTALL)
-    monkeypatch.chdir(tmp_path)
+    code = code.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}")
+    code = code.replace('predict("photo.jpg")', 'print(json.dumps(predict("photo.jpg")))')
+    (tmp_path / "client.py").write_text(code, encoding="utf-8")
     (tmp_path / "photo.jpg").write_bytes(photos[0])
-    names = {}
-    exec(code.replace("127.0.0.1:8000", f"127.0.0.1:{service.port}"), names)
-    found = names["predict"]("photo.jpg")
+    command = [sys.executable, "-I", "client.py"]
+    run = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True, timeout=60)
+    found = json.loads(run.stdout)
     assert found["label"] == service.predict(photos[0])[1]["photos"][0]["label"]
     assert set(found) >= {"label", "probability", "confidence"}
 
