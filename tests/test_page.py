@@ -854,9 +854,11 @@ def filmed(chromium, synthetic_data, tmp_path_factory):
     browser.close()
 
 
-@pytest.mark.parametrize("size", [(1280, 900), (390, 844)])
-def test_the_camera_shows_the_prediction_for_what_it_sees(deployment, filmed, open_page, size):
-    viewport = {"width": size[0], "height": size[1]}
+@pytest.mark.parametrize(
+    "deployment, width", [("server", 1280), ("static", 390)], indirect=["deployment"]
+)
+def test_the_camera_shows_the_prediction_for_what_it_sees(deployment, filmed, open_page, width):
+    viewport = {"width": width, "height": 850}
     page = open_page(deployment, filmed, viewport=viewport, permissions=["camera"])
     page.evaluate(LONG_TASKS)
     live = page.locator("#live")
@@ -867,7 +869,7 @@ def test_the_camera_shows_the_prediction_for_what_it_sees(deployment, filmed, op
     assert live.locator(".percent").inner_text().endswith("% confidence")
     live.locator(".rate", has_text="predictions per second").wait_for(timeout=30_000)
     assert int(live.locator(".rate").inner_text().split()[0]) >= 3  # on a busy machine
-    assert page.evaluate("document.documentElement.scrollWidth") <= size[0]
+    assert page.evaluate("document.documentElement.scrollWidth") <= width
     if "some/where" in deployment:  # a worker does the work
         assert page.evaluate("Math.max(0, ...globalThis.longTasks)") < 300
     drawn = page.evaluate(PIXELS_OF_THE_MAP)
