@@ -107,9 +107,14 @@ def test_exports_never_replace_an_included_model(own, capsys):
 
 def test_the_service_takes_a_run_of_ones_own_and_exports_it_first(own, monkeypatch):
     served = []
-    monkeypatch.setattr(app, "serve", lambda host, port, model: served.append(model) or 0)
+    monkeypatch.setattr(
+        app, "serve", lambda host, port, models, origins: served.extend(models) or 0
+    )
     assert command_line.main(["serve", "--model", "mine"]) == 0
     assert command_line.main(["serve", "--model", "mine"]) == 0
     assert command_line.main(["serve"]) == 0
     assert served == [*2 * [own / "model.onnx"], paths.included() / "two-conv" / "model.onnx"]
+    served.clear()
+    assert command_line.main(["serve", "--model", "two-conv", "--model", "mine"]) == 0
+    assert served == [paths.included() / "two-conv" / "model.onnx", own / "model.onnx"]
     assert command_line.main(["serve", "--model", "nobody"]) == 2
