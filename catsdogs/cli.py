@@ -333,7 +333,9 @@ def predict_command(given: list[str], model: str | None = None, form: str | None
                             "label": prediction.label,
                             "probability": round(prediction.probability, 6),
                             "confidence": round(prediction.confidence, 6),
-                            "neither": prediction.neither and round(prediction.neither, 6),
+                            "neither": None
+                            if prediction.neither is None
+                            else round(prediction.neither, 6),
                         }
                     )
                 )
@@ -435,8 +437,14 @@ def export_command(given: Sequence[str], output: str | None, web: str | None) ->
         from catsdogs.serving import export, static_site
 
         found = [find_model(model, (".keras",)) for model in given or (None,)]
-        for path in found:
-            own = name_of(path) if len(found) > 1 else "."
+        names = [name_of(path) for path in found]
+        if len(set(names)) < len(names):
+            raise ModelError(
+                f"models called {', '.join(map(repr, names))}: expected names that differ, since "
+                "each gets a folder of its name"
+            )
+        for path, name in zip(found, names, strict=True):
+            own = name if len(found) > 1 else "."
             if output:
                 files = Path(output) / own
             else:

@@ -522,6 +522,17 @@ def test_the_command_line_says_neither(with_neither, tmp_path, capsys):
     assert rows[0].endswith(",neither") and float(rows[1].rsplit(",", 1)[1]) > 0.95
 
 
+def test_two_models_of_one_name_are_not_exported_over_each_other(tmp_path, capsys):
+    """Each model goes into a folder of its name, below that of --output."""
+    for folder in ("a", "b"):
+        (tmp_path / folder / "mine").mkdir(parents=True)
+        shutil.copy(INCLUDED / "two-conv" / "model.keras", tmp_path / folder / "mine")
+    given = [f"--model={tmp_path / folder / 'mine'}" for folder in ("a", "b")]
+    assert command_line.main(["export", *given, "--output", str(tmp_path / "out")]) == 2
+    assert "models called 'mine', 'mine': expected names that differ" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_outputs_by_other_names_are_refused(tmp_path):
     images = keras.Input((8, 8, 3))
     x = layers.Dense(1, activation="sigmoid")(layers.Flatten()(layers.Rescaling(1 / 255)(images)))

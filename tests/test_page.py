@@ -162,18 +162,36 @@ def exported(tmp_path_factory):
     return out
 
 
+@contextlib.contextmanager
+def serving(*models):
+    """The HTTP service with `models`; its address."""
+    pytest.importorskip("fastapi", reason="needs fastapi")
+    port, given = free_port(), [part for model in models for part in ("--model", model)]
+    command = ["catsdogs", "serve", "--port", port, *given]
+    process = started(command, port, cwd=paths.PROJECT)
+    try:
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
+@contextlib.contextmanager
+def hosting(folder):
+    """A plain web server for `folder`; its address."""
+    port = free_port()
+    process = started(["http.server", port, "--bind", "127.0.0.1"], port, cwd=folder)
+    try:
+        yield f"http://127.0.0.1:{port}/"
+    finally:
+        process.terminate()
+        process.wait(20)
+
+
 @pytest.fixture(scope="session")
 def server(exported):
-    pytest.importorskip("fastapi", reason="needs fastapi")
-    port = free_port()
-    process = started(
-        ["catsdogs", "serve", "--port", port, "--model", exported / "model.onnx"],
-        port,
-        cwd=paths.PROJECT,
-    )
-    yield f"http://127.0.0.1:{port}/"
-    process.terminate()
-    process.wait(20)
+    with serving(exported / "model.onnx") as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
@@ -181,11 +199,8 @@ def static(exported):
     # Not at the root of the web server: the page must work at any path.
     if not (exported / "site" / "some" / "where" / "index.html").exists():
         pytest.skip((exported / "said").read_text().strip().splitlines()[-1])
-    port = free_port()
-    process = started(["http.server", port, "--bind", "127.0.0.1"], port, cwd=exported / "site")
-    yield f"http://127.0.0.1:{port}/some/where/"
-    process.terminate()
-    process.wait(20)
+    with hosting(exported / "site") as address:
+        yield f"{address}some/where/"
 
 
 @pytest.fixture(params=["server", "static"])
@@ -721,27 +736,16 @@ def second_model(tmp_path_factory):
 
 @pytest.fixture(scope="session")
 def server_of_two(exported, second_model):
-    port = free_port()
-    process = started(
-        ["catsdogs", "serve", "--port", port]
-        + ["--model", exported / "model.onnx", "--model", second_model],
-        port,
-        cwd=paths.PROJECT,
-    )
-    yield f"http://127.0.0.1:{port}/"
-    process.terminate()
-    process.wait(20)
+    with serving(exported / "model.onnx", second_model) as address:
+        yield address
 
 
 @pytest.fixture(scope="session")
 def static_of_two(exported, second_model, static, tmp_path_factory):
     site = tmp_path_factory.mktemp("two") / "site"
     static_site.build([exported / "model.onnx", second_model], site)
-    port = free_port()
-    process = started(["http.server", port, "--bind", "127.0.0.1"], port, cwd=site)
-    yield f"http://127.0.0.1:{port}/"
-    process.terminate()
-    process.wait(20)
+    with hosting(site) as address:
+        yield address
 
 
 @pytest.fixture(params=["server_of_two", "static_of_two"])
@@ -755,12 +759,9 @@ def test_the_page_offers_every_network_and_both_side_by_side(
     jpeg = saved(photo, "JPEG", quality=90)
     white = saved(Image.new("RGB", (60, 40), "white"), "PNG")
     page = open_page(deployment_of_two)
-    first = exported_name = page.locator("#network option").first.inner_text()
-    assert page.locator("#network option").all_inner_texts() == [
-        exported_name,
-        "bright",
-        "Both, side by side",
-    ]
+    first = page.locator("#network option").first.inner_text()
+    offered = page.locator("#network option").all_inner_texts()
+    assert offered == [first, "bright", "Both, side by side"]
     fetched = [request.url for _, request in open_page.requests]
     assert not any(url.endswith("model1.onnx") for url in fetched)  # it was not chosen yet
     cards = choose(page, as_file("a.jpg", jpeg), as_file("white.png", white))
@@ -833,12 +834,20 @@ def test_a_network_that_cannot_be_fetched_can_be_tried_again(static_of_two, open
 FAKE_CAMERA = "--use-fake-device-for-media-stream"
 
 
+@contextlib.contextmanager
+def browser_of_its_own(chromium, arguments):
+    """A Chromium started with `arguments`: it learns of its cameras when it starts."""
+    args = [*ARGUMENTS, *arguments]
+    browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=args)
+    try:
+        yield browser
+    finally:
+        browser.close()
+
+
 @pytest.fixture(scope="session")
 def filmed(chromium, synthetic_data, tmp_path_factory):
-    """A browser whose camera sees synthetic photos, each for a second; and how many dogs and cats.
-
-    Chromium learns of its cameras when it starts, so it is one of its own.
-    """
+    """A browser whose camera sees two synthetic photos in turn, of a cat and of a dog."""
     files = sorted((synthetic_data / "PetImages").glob("*/*.jpg"))
     probabilities = model_predicts([file.read_bytes() for file in files])
     chosen = [files[index] for index in (np.argmin(probabilities), np.argmax(probabilities))]
@@ -849,9 +858,8 @@ def filmed(chromium, synthetic_data, tmp_path_factory):
     video.write_bytes(b"".join(jpeg * 60 for jpeg in jpegs))
     arguments = [FAKE_CAMERA, "--use-fake-ui-for-media-stream"]
     arguments.append(f"--use-file-for-fake-video-capture={video}")
-    browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
-    yield browser
-    browser.close()
+    with browser_of_its_own(chromium, arguments) as browser:
+        yield browser
 
 
 @pytest.mark.parametrize(
@@ -941,21 +949,17 @@ def test_a_lost_camera_is_reported_and_can_be_started_again(static, filmed, open
 def test_without_a_camera_the_page_says_why(
     chromium, server, open_page, photo, arguments, script, said
 ):
-    browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
-    try:
+    with browser_of_its_own(chromium, arguments) as browser:
         page = open_page(server, browser, script)
         page.click("#camera")
         page.locator("#progress", has_text=said).wait_for(timeout=20_000)
         assert page.locator("#live").is_hidden()
         probability(choose(page, as_file("a.jpg", saved(photo, "JPEG")))[0])  # the rest works
-    finally:
-        browser.close()
 
 
 def test_one_of_several_cameras_can_be_chosen(chromium, server, open_page):
     arguments = [f"{FAKE_CAMERA}=device-count=2", "--use-fake-ui-for-media-stream"]
-    browser = chromium.browser_type.launch(executable_path=CHROMIUM, args=[*ARGUMENTS, *arguments])
-    try:
+    with browser_of_its_own(chromium, arguments) as browser:
         page = open_page(server, browser, permissions=["camera"])
         page.click("#camera")
         page.locator("#live[data-state=done]").wait_for(timeout=30_000)
@@ -966,8 +970,6 @@ def test_one_of_several_cameras_can_be_chosen(chromium, server, open_page):
         page.click("#switch")
         page.wait_for_function(f"first => {used} === first", arg=first)
         page.click("#stop")
-    finally:
-        browser.close()
 
 
 # The web app

@@ -20,10 +20,10 @@ def to_onnx(model: keras.Model, path: Path, facts: dict[str, str] | None = None)
     Input ``photos``: uint8, (photos, size, size, 3), RGB. Outputs: ``probability`` of "dog",
     float32, (photos, 1); ``neither``, the same, where the model has such an output; and, where the
     layers after the last feature maps allow it, ``map``, float32, (photos, height, width), 0 to 1:
-    Grad-CAM as `catsdogs.analysis.gradcam` computes it,
-    at the resolution of the last feature maps. Grad-CAM needs a gradient, and ONNX Runtime computes
-    none for inference; through dense layers, batch normalization and ReLU, that gradient is the
-    product of their weights wherever ReLU is active, which is an ordinary part of the graph.
+    Grad-CAM as `catsdogs.analysis.gradcam` computes it, at the resolution of the last feature maps.
+    Grad-CAM needs a gradient, and ONNX Runtime computes none for inference; through dense layers,
+    batch normalization and ReLU, that gradient is the product of their weights wherever ReLU is
+    active, which is an ordinary part of the graph.
 
     Raises `catsdogs.serving.predictor.ModelError` for a layer without an ONNX counterpart here.
     """
@@ -63,7 +63,7 @@ def _without_pooling(graph, features):
     makers = {step.output: step for step in graph.steps}
     value, behind = features, []
     kept = (layers.BatchNormalization, layers.Activation, layers.ReLU)
-    while isinstance(makers[value].layer, (*kept, layers.MaxPooling2D)):
+    while value in makers and isinstance(makers[value].layer, (*kept, layers.MaxPooling2D)):
         behind.insert(0, makers[value].layer)
         (value,) = makers[value].inputs
     if not any(isinstance(layer, layers.MaxPooling2D) for layer in behind):

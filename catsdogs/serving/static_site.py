@@ -47,8 +47,8 @@ def build(onnx_paths: Sequence[Path], folder: Path) -> None:
     Raises `catsdogs.serving.predictor.ModelError` where npm is missing or fails, or `folder` holds
     anything else.
     """
-    ours = {path.name for path in _WEB.iterdir()} | {"model.json", "models.json", "ort"}
-    ours |= set(web_app.FILES)
+    ours = {path.name for path in _WEB.iterdir()} | {"models.json", "ort", *web_app.FILES}
+    ours.add("model.json")  # of earlier versions
     found = {path.name for path in folder.iterdir()} if folder.exists() else set()
     strange = {name for name in found - ours if not re.fullmatch(r"model\d*\.onnx", name)}
     if found and (strange or not {"browser.js", "model.onnx"} <= found):

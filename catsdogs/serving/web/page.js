@@ -8,6 +8,9 @@ const BYTES_PER_BATCH = 20_000_000;
 const find = (selector, root = document) => root.querySelector(selector);
 const cards = find('#cards');
 const live = find('#live');
+for (const place of [live, find('#card').content]) { // both show a prediction
+  find('.prediction', place).prepend(find('#prediction').content.cloneNode(true));
+}
 const files = new WeakMap(); // a card's file
 let queue = []; // cards, in the order in which they are classified
 let done = 0;
