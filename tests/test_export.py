@@ -255,6 +255,14 @@ def arithmetic(images):
     return images * 2.0
 
 
+def rows_normalized(images):
+    return layers.BatchNormalization(axis=1)(layers.Conv2D(9, 3, padding="same")(images))
+
+
+def layer_as_activation(images):
+    return layers.Conv2D(2, 3, activation=layers.ELU())(images)
+
+
 def channels_first(images):
     return layers.MaxPooling2D(2, data_format="channels_first")(images)
 
@@ -263,6 +271,8 @@ def channels_first(images):
     "unusual, said",
     [
         (upsampling, "UpSampling2D, cannot be written as ONNX"),
+        (rows_normalized, "normalizes axis 1, which cannot be written as ONNX"),
+        (layer_as_activation, "has the activation 'ELU', which cannot be written as ONNX"),
         (arithmetic, "'Multiply' cannot be written as ONNX: expected layers"),
         (channels_first, "'channels_first', which cannot be written as ONNX"),
     ],

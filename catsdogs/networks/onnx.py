@@ -121,9 +121,10 @@ class Graph:
                 f"layer {layer.name!r} has the data format {layer.data_format!r}, which cannot be "
                 "written as ONNX: expected 'channels_last'"
             )
-        if fold and inputs[0] in self._foldable and isinstance(layer, layers.BatchNormalization):
+        foldable = isinstance(layer, layers.BatchNormalization) and layer.axis in (-1, 3)
+        if fold and foldable and inputs[0] in self._foldable:
             return self._convolution(*self._foldable.pop(inputs[0]), layer)
-        writer = next((_WRITERS[kind] for kind in type(layer).__mro__ if kind in _WRITERS), None)
+        writer = _WRITERS.get(type(layer))  # of a subclass, nobody knows what it does
         if writer is None:
             raise UnsupportedLayerError(
                 f"layer {layer.name!r}, a {type(layer).__name__}, cannot be written as ONNX: "
@@ -133,7 +134,7 @@ class Graph:
 
     def activation(self, layer: keras.layers.Layer, value: str) -> str:
         """Append the activation function of `layer`."""
-        name = layer.activation.__name__
+        name = getattr(layer.activation, "__name__", type(layer.activation).__name__)
         if name not in _ACTIVATIONS:
             raise UnsupportedLayerError(
                 f"layer {layer.name!r} has the activation {name!r}, which cannot be written as "
@@ -266,7 +267,7 @@ def _depthwise(graph, layer, value):
 
 def _foldable(graph, layer, value, kernel, group):
     convolved = graph._convolution(layer, value, kernel, group)
-    if layer.activation.__name__ == "linear":
+    if getattr(layer.activation, "__name__", "") == "linear":
         graph._foldable[convolved] = layer, value, kernel, group
     return convolved
 
@@ -313,6 +314,11 @@ def _global_pooling(operator):
 
 
 def _normalization(graph, layer, value):
+    if layer.axis not in (-1, len(graph.shapes[value]) - 1):
+        raise UnsupportedLayerError(
+            f"layer {layer.name!r} normalizes axis {layer.axis}, which cannot be written as ONNX: "
+            "expected the channels, axis -1"
+        )
     scale, shift = scale_and_shift(layer)
     if len(graph.shapes[value]) == 4:  # one value per channel, broadcast over height and width
         scale, shift = scale[:, None, None], shift[:, None, None]
